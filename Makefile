@@ -1,0 +1,55 @@
+# `make demo` and `make test` need Python 3.11 or later and nothing else; both may be run again.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
+
+.PHONY: help demo test slow lint types format bench clean
+
+help:
+	@echo "make demo    train a small net on real digits, metered, into MLflow"
+	@echo "make test    the default test suite"
+	@echo "make slow    the tests that take long"
+	@echo "make lint types format"
+	@echo "make bench   the benchmarks; their results go into benchmarks/results"
+
+demo: .venv/demo.stamp
+	$(BIN)/python examples/lightning_digits.py
+
+test: .venv/dev.stamp
+	$(BIN)/pytest -m "not slow"
+
+slow: .venv/dev.stamp
+	$(BIN)/pytest -m slow
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev.stamp
+	$(BIN)/mypy
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/dev.stamp
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "computemeter needs Python 3.11 or later; try: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# torch by itself and first: pip would otherwise look at every build that other packages allow.
+.venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) torch
+	$(PIP) --editable '.[lightning,mlflow]' scikit-learn
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) torch
+	$(PIP) --editable '.[dev]'
+	@touch $@
