@@ -1,0 +1,250 @@
+"""The frozen records that cross the package's boundaries, and nothing that computes.
+
+FLOP are Python ints, seconds are floats, times are seconds since the epoch (UTC). `None` means
+"not measured" or "not known" everywhere; zero is only ever a measured zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["agree", "warn", "alarm", "unknown"]
+Cause = Literal[
+    "count_suspect",
+    "peak_suspect",
+    "low_utilization",
+    "input_bound",
+    "short_run",
+    "no_peak",
+    "none",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What was counted in one call or one training step.
+
+    Attributes:
+        model_flops: operations of the forward and backward passes, recomputation left out.
+        hardware_flops: the same with recomputation.
+        by_op: model FLOPs per operator; they add up to `model_flops`.
+        by_dtype: model FLOPs per data type of the contraction's inputs ("float32").
+        uncounted_ops: calls per operator that does arithmetic and has no formula.
+    """
+
+    model_flops: int = 0
+    hardware_flops: int = 0
+    by_op: Mapping[str, int] = field(default_factory=dict)
+    by_dtype: Mapping[str, int] = field(default_factory=dict)
+    uncounted_ops: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device as the framework sees it, with its dense peaks.
+
+    Attributes:
+        name: as the framework reports it ("NVIDIA H100 80GB HBM3").
+        kind: "cuda", "cpu", "mps", "xpu", "tpu".
+        peaks: dense peak in FLOP/s by precision ("fp32", "tf32", "fp16", "bf16", "fp8", "fp4",
+            "int8", "fp64"); empty where the device is unknown.
+        source: where the peaks come from, or why there are none and what to do about it.
+    """
+
+    name: str
+    kind: str
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the two methods say about each other; see `computemeter.reconcile.judge`."""
+
+    ratio: float | None
+    divergence: float | None
+    verdict: Verdict
+    cause: Cause
+    diagnosis: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a run at one logging step.
+
+    Totals cover this segment; `run_flops`, `spent_flops` and `lineage_flops` are the run's
+    (see `Summary`). Rates cover the interval since the last snapshot.
+
+    Attributes:
+        time: seconds since the epoch.
+        step: the tracker's step this belongs to.
+        judgement: of both methods over all segments of the run.
+        mfu: over this segment.
+        metrics: the values for the trackers under their fixed names (`compute/pfs_days`, ...).
+    """
+
+    time: float
+    step: int
+    steps: int
+    model_flops: int
+    hardware_flops: int
+    gpu_time_flops: int | None
+    training_seconds: float
+    busy_seconds: float | None
+    device_seconds: float
+    run_flops: int
+    spent_flops: int
+    lineage_flops: int | None
+    judgement: Judgement
+    mfu: float | None
+    uncounted_ops: Mapping[str, int]
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The compute of one segment (one launch of a job), by both methods.
+
+    Attributes:
+        steps: training steps (micro-batches) that ran.
+        model_flops: method 1, operations without recomputation.
+        hardware_flops: method 1 with recomputation.
+        flops_per_step: mean model FLOPs of a step.
+        pfs_days: method 1 in petaflop/s-days.
+        pfs_days_gpu_time: method 2 (devices x peak x training seconds x assumed utilisation).
+        ratio: method 2 / method 1.
+        divergence: max(ratio, 1 / ratio).
+        verdict: "agree", "warn", "alarm" or "unknown".
+        cause: one fixed word for why the methods differ.
+        diagnosis: one sentence with the evidence.
+        mfu: model FLOPs / (devices x training seconds x peak); None where it came out above 1.
+        hfu: the same with hardware FLOPs.
+        training_seconds: first step to last, stalls included, validation and checkpoints not.
+        busy_seconds: the part in which the device worked on steps.
+        device_seconds: training seconds x devices.
+        device_name: as the framework reports it.
+        device_count: devices the run trained on.
+        peak_flops: dense peak of one device in FLOP/s at the precision used.
+        precision: precision of most of the FLOPs ("fp32").
+        assumed_utilization: the share of peak that method 2 assumes.
+        uncounted_ops: calls per operator that does arithmetic and has no formula.
+        flops_formula: closed form of a step's FLOPs where one is known.
+        by_op: model FLOPs per operator.
+        by_dtype: model FLOPs per data type.
+        counted_steps: steps whose operations were counted as they ran.
+        predicted_steps: steps of a kind that was counted before.
+        estimated_steps: steps booked at a mean or a guess.
+        flops_standard_error: standard error of `model_flops` where steps of one kind differ.
+        samples: examples trained on, where batches could be measured.
+        parameters: of the trained module.
+        trainable_parameters: the part that requires a gradient.
+        other_flops: validation, test, predict; outside every total; None: not measured.
+        run_flops: this run's work in the final weights, all segments.
+        spent_flops: everything burned in this run's segments.
+        lineage_flops: run plus the base it started from; None where the base is not known.
+        warnings: what went wrong inside the meter.
+    """
+
+    steps: int
+    model_flops: int
+    hardware_flops: int
+    flops_per_step: int | None
+    pfs_days: float
+    pfs_days_gpu_time: float | None
+    ratio: float | None
+    divergence: float | None
+    verdict: Verdict
+    cause: Cause
+    diagnosis: str
+    mfu: float | None
+    hfu: float | None
+    training_seconds: float
+    busy_seconds: float | None
+    device_seconds: float
+    device_name: str
+    device_count: int
+    peak_flops: float | None
+    precision: str | None
+    assumed_utilization: float
+    uncounted_ops: Mapping[str, int]
+    flops_formula: str | None
+    by_op: Mapping[str, int]
+    by_dtype: Mapping[str, int]
+    counted_steps: int
+    predicted_steps: int
+    estimated_steps: int
+    flops_standard_error: float | None
+    samples: int | None
+    parameters: int | None
+    trainable_parameters: int | None
+    other_flops: int | None
+    run_flops: int
+    spent_flops: int
+    lineage_flops: int | None
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, fit for `json.dumps`."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        from computemeter.table import render
+
+        return render(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run of a team, as a source (a ledger, MLflow, W&B) yields it.
+
+    Attributes:
+        run_id: the tracker's run id; in a ledger the first segment's id.
+        source: where it was read, without credentials.
+        url: a page to open the run on, where there is one.
+        name: the run's name (untrusted text).
+        user: who started it (untrusted text).
+        project: from `project=`, the experiment or the W&B project.
+        team: from `team=`.
+        started: seconds since the epoch.
+        ended: seconds since the epoch; None while it runs or where it was killed.
+        status: "running", "finished", "failed", "interrupted" or "unknown".
+        device_name: as the framework reported it.
+        device_count: devices the run trained on.
+        run_flops: the work in the final weights.
+        spent_flops: everything burned in its segments.
+        lineage_flops: run plus its base; None where the base is not known.
+        gpu_time_flops: method 2 over the same segments as `spent_flops`.
+        ratio: method 2 / method 1.
+        verdict: of the last segment.
+        cause: of the last segment.
+        mfu: over all segments.
+        device_seconds: training seconds x devices, all segments.
+        segments: how many launches were added up.
+        estimated: true where no meter ran and the tracker's own facts were used.
+    """
+
+    run_id: str
+    source: str
+    url: str | None
+    name: str
+    user: str | None
+    project: str | None
+    team: str | None
+    started: float | None
+    ended: float | None
+    status: str
+    device_name: str | None
+    device_count: int | None
+    run_flops: int | None
+    spent_flops: int | None
+    lineage_flops: int | None
+    gpu_time_flops: int | None
+    ratio: float | None
+    verdict: Verdict
+    cause: Cause
+    mfu: float | None
+    device_seconds: float | None
+    segments: int
+    estimated: bool
