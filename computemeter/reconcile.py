@@ -1,0 +1,371 @@
+"""Whether the two methods agree, and why not: ratio, divergence, verdict, cause, diagnosis, MFU.
+
+The one place for these. Method 1 counts operations; method 2 assumes that the devices ran at a
+fixed share of their peak. So ratio = assumed utilisation / utilisation that the count implies, and
+a wide ratio means one of four things: operations without a formula, a wrong peak, a device that
+waits, or a run that really uses little of its device. Only the first two are faults worth a
+warning, and most work here goes into not raising one for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from computemeter.records import Cause, Judgement, Verdict
+from computemeter.units import format_compute, format_flops, format_seconds
+
+_LOUD: frozenset[Cause] = frozenset({"count_suspect", "peak_suspect"})
+_IDLE_BELOW = 0.5
+"""Share of training time spent in steps below which waiting is named as the cause."""
+_OPS_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What `judge` looks at: plain numbers, all over the same segments of a run.
+
+    Attributes:
+        model_flops: method 1, operations without recomputation.
+        gpu_time_flops: method 2; None where no peak is known.
+        hardware_flops: method 1 with recomputation.
+        device_seconds: training seconds x devices.
+        training_seconds: first step to last, validation and checkpoints taken out.
+        busy_seconds: the part spent in steps; None where it was not measured.
+        steps: training steps that ran.
+        peak_flops: dense peak of one device in FLOP/s; None where unknown.
+        assumed_utilization: share of peak that method 2 assumes.
+        uncounted_ops: calls per operator that does arithmetic and has no formula.
+        settled: whether the run is past `settle_steps` and `settle_seconds`.
+        settle_steps: steps before which there is no verdict.
+        settle_seconds: training seconds before which there is no verdict.
+        no_peak_reason: why no peak is known and what to do about it.
+        warn_at: divergence from which the verdict is "warn".
+        alarm_at: divergence from which it is "alarm".
+        device_kind: "cuda", "cpu", "mps", "xpu", "tpu".
+    """
+
+    model_flops: int
+    gpu_time_flops: int | None
+    hardware_flops: int
+    device_seconds: float
+    training_seconds: float
+    busy_seconds: float | None
+    steps: int
+    peak_flops: float | None
+    assumed_utilization: float
+    uncounted_ops: Mapping[str, int]
+    settled: bool
+    settle_steps: int
+    settle_seconds: float
+    no_peak_reason: str
+    warn_at: float
+    alarm_at: float
+    device_kind: str
+
+
+def mfu(flops: int, device_seconds: float, peak_flops: float | None) -> float | None:
+    """Return the share of peak that `flops` make up: MFU of model FLOPs, HFU of hardware FLOPs.
+
+    Source: Chowdhery et al., "PaLM", 2022, appendix B. None where there is nothing to divide: no
+    peak, no time, or no FLOP (training always does work: 0 means that it was not counted). None
+    also above 1, which is no utilisation but a fault in the peak or the count; `judge` names it.
+
+    >>> round(mfu(486 * 10**15, 2 * 5.5 * 86_400, 1.58e12), 4)  # AlexNet on two GTX 580
+    0.3236
+    >>> mfu(10**15, 1.0, 1e12) is None
+    True
+
+    Args:
+        flops: model or hardware FLOPs.
+        device_seconds: training seconds x devices.
+        peak_flops: dense peak of one device in FLOP/s.
+    """
+    share = _share_of_peak(flops, device_seconds, peak_flops)
+    return share if share is not None and share <= 1 else None
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """Compare the two methods and say in one sentence what follows.
+
+    The verdict comes from the divergence alone: "agree" below `warn_at`, "warn" from `warn_at`,
+    "alarm" from `alarm_at`; "unknown" where a method has no number or the run has not settled.
+    The cause is the first that fits, faults before facts: work above the peak, a count that is
+    incomplete, a device that waits, low utilisation. Work above the peak is a fault at any
+    verdict; every other "agree" has cause "none".
+
+    Args:
+        evidence: the numbers of both methods and what surrounds them; steps, seconds and totals
+            may be zero.
+
+    Returns:
+        ratio and divergence wherever both methods have a number, settled or not.
+    """
+    case = _Case(evidence, *_compare(evidence))
+    unknown = _first(_UNKNOWN, case)
+    cause, diagnosis = unknown or _first(_KNOWN, case) or _low_utilization(case)
+    return Judgement(
+        ratio=case.ratio,
+        divergence=case.divergence,
+        verdict="unknown" if unknown else _verdict(case),
+        cause=cause,
+        diagnosis=diagnosis,
+    )
+
+
+def is_loud(judgement: Judgement) -> bool:
+    """Say whether a judgement deserves a warning: only a fault in the count or the peak does.
+
+    >>> is_loud(Judgement(17.0, 17.0, "alarm", "low_utilization", "this run uses 1 % of peak"))
+    False
+    """
+    return judgement.cause in _LOUD
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """The evidence with what every rule derives from it."""
+
+    evidence: Evidence
+    ratio: float | None
+    divergence: float | None
+
+    @property
+    def apart(self) -> str:
+        return _times(self.divergence or 1.0)
+
+    def share_of_peak(self, flops: int) -> float:
+        e = self.evidence
+        share = _share_of_peak(flops, e.device_seconds, e.peak_flops)
+        if share is not None:
+            return share
+        # Segments on different devices have no one peak, but method 2 carries their peaks.
+        return e.assumed_utilization * flops / e.gpu_time_flops if e.gpu_time_flops else 0.0
+
+    @property
+    def implied(self) -> float:
+        return self.share_of_peak(self.evidence.model_flops)
+
+    @property
+    def busy_fraction(self) -> float | None:
+        e = self.evidence
+        if e.busy_seconds is None or e.training_seconds <= 0:
+            return None
+        return e.busy_seconds / e.training_seconds
+
+
+_Finding = tuple[Cause, str]
+_Rule = Callable[[_Case], _Finding | None]
+
+
+def _share_of_peak(flops: int, device_seconds: float, peak_flops: float | None) -> float | None:
+    if flops <= 0 or device_seconds <= 0 or peak_flops is None or peak_flops <= 0:
+        return None
+    return flops / (device_seconds * peak_flops)
+
+
+def _compare(e: Evidence) -> tuple[float | None, float | None]:
+    one, two = e.model_flops, e.gpu_time_flops
+    if two is None or one <= 0 or two <= 0:
+        return None, None
+    # The larger over the smaller and not 1 / ratio, which would round twice: a run exactly at a
+    # threshold must land on the same side of it whichever method is higher.
+    return two / one, max(one, two) / min(one, two)
+
+
+def _verdict(case: _Case) -> Verdict:
+    divergence = case.divergence or 1.0
+    if divergence >= case.evidence.alarm_at:
+        return "alarm"
+    return "warn" if divergence >= case.evidence.warn_at else "agree"
+
+
+def _first(rules: tuple[_Rule, ...], case: _Case) -> _Finding | None:
+    return next((finding for rule in rules if (finding := rule(case))), None)
+
+
+# Why there is no verdict, most telling first.
+
+
+def _no_step(case: _Case) -> _Finding | None:
+    if case.evidence.steps > 0:
+        return None
+    return "short_run", "no training step has run"
+
+
+def _nothing_counted(case: _Case) -> _Finding | None:
+    e = case.evidence
+    if e.model_flops > 0:
+        return None
+    reason = (
+        f"{_name_ops(e.uncounted_ops)} without a formula"
+        if _called(e.uncounted_ops)
+        else "no matmul, convolution or attention ran where the meter could see it"
+    )
+    return "count_suspect", f"nothing was counted in {_count(e.steps, 'step')}: {reason}"
+
+
+def _no_peak(case: _Case) -> _Finding | None:
+    e = case.evidence
+    if e.peak_flops is not None or e.gpu_time_flops is not None:
+        return None
+    reason = e.no_peak_reason.strip().rstrip(".") or "the peak of the device is not known"
+    return "no_peak", f"the operations have nothing to be compared with: {reason}"
+
+
+def _not_settled(case: _Case) -> _Finding | None:
+    e = case.evidence
+    if e.settled and e.steps > 1 and case.ratio is not None:
+        return None
+    so_far = f"{_count(e.steps, 'step')} in {format_seconds(e.training_seconds)}"
+    # A run that settled and still cannot be judged has one step or no time: say no more than that.
+    when = "" if e.settled else f": it settles after {_settling(e)}"
+    return "short_run", f"the run is too short to judge at {so_far}{when}"
+
+
+_UNKNOWN: tuple[_Rule, ...] = (_no_step, _nothing_counted, _no_peak, _not_settled)
+
+
+# Why the methods differ, faults first.
+
+
+def _above_peak(case: _Case) -> _Finding | None:
+    e = case.evidence
+    share, work = max(
+        (case.share_of_peak(e.model_flops), "counted"),
+        (case.share_of_peak(e.hardware_flops), "counted with recomputation"),
+        key=lambda pair: pair[0],
+    )
+    if share <= 1:
+        return None
+    return "peak_suspect", (
+        f"the work {work} is {_times(share)} what the hardware can do at {_peak(e)}, "
+        f"so the peak is too low or the count too high: {_what_to_check(e)}"
+    )
+
+
+def _agree(case: _Case) -> _Finding | None:
+    e = case.evidence
+    if _verdict(case) != "agree":
+        return None
+    one, two = format_compute(e.model_flops), format_compute(e.gpu_time_flops or 0)
+    return "none", (
+        f"the methods agree within {case.apart}: {one} by operations, {two} by device time"
+        f"{_left_out(e)}"
+    )
+
+
+def _high_utilization(case: _Case) -> _Finding | None:
+    e = case.evidence
+    if case.ratio is None or case.ratio >= 1:
+        return None
+    return "peak_suspect", (
+        f"this would be {_percent(case.implied)} of peak where "
+        f"{_percent(e.assumed_utilization)} is assumed: possible where large matrix products fill "
+        f"the device, else {_peak(e)} is too low for what ran; {_what_to_check(e)}"
+    )
+
+
+def _incomplete_count(case: _Case) -> _Finding | None:
+    e = case.evidence
+    if not _called(e.uncounted_ops):
+        return None
+    return "count_suspect", (
+        f"the methods differ {case.apart} and the count is incomplete: "
+        f"{_name_ops(e.uncounted_ops)} without a formula"
+    )
+
+
+def _waiting(case: _Case) -> _Finding | None:
+    busy = case.busy_fraction
+    if busy is None or busy >= _IDLE_BELOW:
+        return None
+    return "input_bound", (
+        f"the methods differ {case.apart}: the count is complete, {_percent(1 - busy)} of the "
+        f"training time was spent outside the steps (data loading, logging, callbacks)"
+        f"{_within_steps(case.implied, busy)}"
+    )
+
+
+def _low_utilization(case: _Case) -> _Finding:
+    return "low_utilization", (
+        f"the methods differ {case.apart}: the count is complete, this run uses "
+        f"{_percent(case.implied)} of peak where {_percent(case.evidence.assumed_utilization)} is "
+        f"assumed, as small or memory-bound models do"
+    )
+
+
+_KNOWN: tuple[_Rule, ...] = (
+    _above_peak,
+    _agree,
+    _high_utilization,
+    _incomplete_count,
+    _waiting,
+)
+
+
+# How numbers read in a diagnosis.
+
+
+def _what_to_check(e: Evidence) -> str:
+    if e.device_kind == "cpu":
+        return "check cores, clock, vector width and work counted twice"
+    return (
+        "check device, precision, number of devices, masked attention (counted dense) and work "
+        "counted twice"
+    )
+
+
+def _peak(e: Evidence) -> str:
+    if e.peak_flops is None:
+        return "the peak assumed"
+    return f"a peak of {format_flops(e.peak_flops, 'FLOP/s')} a device"
+
+
+def _within_steps(implied: float, busy: float) -> str:
+    # Waiting rarely explains all of a wide ratio: this is what would be left without it. Above 1
+    # the busy time is wrong, and a wrong number is no evidence.
+    if not 0 < implied <= busy:
+        return ""
+    return f"; within them it uses {_percent(implied / busy)} of peak"
+
+
+def _settling(e: Evidence) -> str:
+    steps = [_count(e.settle_steps, "step")] if e.settle_steps > 0 else []
+    seconds = [format_seconds(e.settle_seconds)] if e.settle_seconds > 0 else []
+    return " and ".join(steps + seconds) or "its second step"
+
+
+def _left_out(e: Evidence) -> str:
+    if not _called(e.uncounted_ops):
+        return ""
+    return f"; the count leaves out {_name_ops(e.uncounted_ops)}"
+
+
+def _called(ops: Mapping[str, int]) -> list[tuple[str, int]]:
+    # By calls, then by name: the same run must give the same sentence every time.
+    return sorted(
+        ((name, calls) for name, calls in ops.items() if calls > 0),
+        key=lambda item: (-item[1], item[0]),
+    )
+
+
+def _name_ops(ops: Mapping[str, int]) -> str:
+    called = _called(ops)
+    named = [f"{name} ({_count(calls, 'call')})" for name, calls in called[:_OPS_NAMED]]
+    if more := len(called) - len(named):
+        named.append(f"{more} more")
+    return ", ".join(named[:-1]) + " and " + named[-1] if len(named) > 1 else named[0]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f}x" if factor < 9.995 else f"{factor:,.0f}x"
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:#.2g} %"
