@@ -1,0 +1,1 @@
+"""One counter per framework; each is imported only where its framework is in use."""
