@@ -1,0 +1,76 @@
+"""What goes wrong inside the meter stays inside the meter: warned of once, kept for the summary."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from computemeter.sinks import describe
+
+_LOG = logging.getLogger("computemeter")
+_KEPT = 20
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Failures:
+    """The meter's own troubles in one run.
+
+    The first is logged as a warning; all are kept, the same one once, for the summary and the
+    ledger.
+    """
+
+    def __init__(self) -> None:
+        self._messages: dict[str, int] = {}
+
+    def record(self, where: str, error: BaseException) -> None:
+        """Keep an exception that must not reach the user's training."""
+        self.warn(f"{where} failed: {describe(error)}")
+
+    def warn(self, message: str) -> None:
+        """Keep a message; log it if it is new."""
+        first = message not in self._messages
+        if first and len(self._messages) >= _KEPT:
+            return
+        self._messages[message] = self._messages.get(message, 0) + 1
+        if first:
+            # Not `warnings.warn`: under `-W error` that would raise into the user's training.
+            _LOG.warning("computemeter: %s (training goes on)", message)
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What went wrong, each once, with how often."""
+        return tuple(
+            f"{message} ({times} times)" if times > 1 else message
+            for message, times in self._messages.items()
+        )
+
+
+class HasFailures(Protocol):
+    """What `guarded` needs of the object whose method it guards."""
+
+    @property
+    def failures(self) -> Failures:
+        """Where exceptions go instead of into the training."""
+
+
+S = TypeVar("S", bound=HasFailures)
+
+
+def guarded(
+    method: Callable[Concatenate[S, P], R],
+) -> Callable[Concatenate[S, P], R | None]:
+    """Keep a method from raising: the exception goes to `self.failures`, the result is None."""
+
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - metering never stops a training run
+            self.failures.record(method.__name__, error)
+            return None
+
+    functools.update_wrapper(call, method)
+    return call

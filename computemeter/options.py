@@ -1,0 +1,172 @@
+"""The options of a meter, checked the moment they are given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from math import isfinite
+from numbers import Real
+from pathlib import Path
+from typing import Any, TypedDict
+
+from computemeter.sinks import validate_trackers
+
+Ledger = str | Path | None
+
+
+class OptionValues(TypedDict, total=False):
+    """The options as keyword arguments, for type checkers; `Options` documents them."""
+
+    peak_flops: float | None
+    assumed_utilization: float | None
+    warn_at: float
+    alarm_at: float
+    settle_steps: int
+    settle_seconds: float
+    base_flops: float | None
+    base_model: str | None
+    project: str | None
+    team: str | None
+    ledger: Ledger
+    trackers: Any
+    alert: bool
+    verbose: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a user may set on any meter.
+
+    Attributes:
+        peak_flops: dense peak of one device in FLOP/s, for a device the table does not know.
+        assumed_utilization: share of peak that method 2 assumes; by default 0.33 for a GPU or TPU
+            and 0.17 for a CPU.
+        warn_at: divergence from which the verdict is "warn".
+        alarm_at: divergence from which the verdict is "alarm".
+        settle_steps: the verdict is "unknown" before this many steps...
+        settle_seconds: ...and before this many seconds of training.
+        base_flops: FLOP that made the weights this run starts from.
+        base_model: what these weights are.
+        project: groups runs; also `COMPUTEMETER_PROJECT`.
+        team: also `COMPUTEMETER_TEAM`.
+        ledger: "auto" (a folder `compute_ledger` beside the run), a folder, or None for no ledger;
+            also `COMPUTEMETER_LEDGER`, where "off" is None.
+        trackers: "auto" (the run's loggers, else the active MLflow and W&B runs), None, or a list
+            of sinks and names of sinks.
+        alert: send one alert where the tracker can.
+        verbose: 0 prints nothing but warnings, 1 a line at the start and a table at the end.
+
+    Raises:
+        ValueError: an option's value is not accepted; names option, value and what is accepted.
+        TypeError: the type of `trackers` or `ledger` is not accepted.
+    """
+
+    peak_flops: float | None = None
+    assumed_utilization: float | None = None
+    warn_at: float = 2.0
+    alarm_at: float = 3.0
+    settle_steps: int = 50
+    settle_seconds: float = 30.0
+    base_flops: float | None = None
+    base_model: str | None = None
+    project: str | None = None
+    team: str | None = None
+    ledger: Ledger = "auto"
+    trackers: Any = "auto"
+    alert: bool = False
+    verbose: int = 1
+
+    def __post_init__(self) -> None:
+        _check_number("peak_flops", self.peak_flops, "FLOP/s of one device above 0", above=0)
+        _check_number(
+            "assumed_utilization", self.assumed_utilization, "a share in (0, 1]", above=0, most=1
+        )
+        _check_number("warn_at", self.warn_at, "a factor above 1", above=1, optional=False)
+        _check_number("alarm_at", self.alarm_at, "a factor above 1", above=1, optional=False)
+        _check_number("settle_steps", self.settle_steps, "0 or more", least=0, optional=False)
+        _check_number("settle_seconds", self.settle_seconds, "0 or more", least=0, optional=False)
+        _check_number("base_flops", self.base_flops, "FLOP, 0 or more", least=0)
+        if self.alarm_at < self.warn_at:
+            raise ValueError(
+                f"alarm_at={self.alarm_at!r} is below warn_at={self.warn_at!r}: "
+                "accepted is a factor of at least warn_at"
+            )
+        if self.verbose not in (0, 1, 2):
+            raise ValueError(f"verbose={self.verbose!r}: accepted are 0, 1 and 2")
+        # Kept as a tuple: an iterator given here could be read only once.
+        object.__setattr__(self, "trackers", validate_trackers(self.trackers))
+        _check_ledger(self.ledger)
+        _check_text("base_model", self.base_model)
+        _check_text("project", self.project)
+        _check_text("team", self.team)
+
+    @classmethod
+    def from_user(cls, given: Mapping[str, Any], also: tuple[str, ...] = ()) -> Options:
+        """Build from keyword arguments; the environment fills what is not given.
+
+        Args:
+            given: the user's keyword arguments.
+            also: options that the caller handles itself, named in the error.
+
+        Raises:
+            TypeError: an option that does not exist.
+        """
+        names = [option.name for option in fields(cls)]
+        for name in given:
+            if name not in names:
+                raise TypeError(_unknown_option(name, [*names, *also]))
+        return cls(**{**_from_environment(), **given})
+
+
+def _from_environment() -> dict[str, str | None]:
+    """Read `COMPUTEMETER_PROJECT`, `_TEAM` and `_LEDGER`; empty means not set."""
+    found: dict[str, str | None] = {}
+    for option in ("project", "team", "ledger"):
+        if value := os.environ.get(f"COMPUTEMETER_{option.upper()}", ""):
+            found[option] = value
+    if found.get("ledger") == "off":
+        found["ledger"] = None
+    return found
+
+
+def _unknown_option(name: str, accepted: list[str]) -> str:
+    close = get_close_matches(name, accepted, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown option {name!r}{hint}; accepted are {', '.join(accepted)}"
+
+
+def check_count(name: str, value: Any) -> None:
+    """Check a whole number of at least 1, such as `log_every`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}: accepted is a whole number of at least 1")
+
+
+def _check_number(
+    name: str,
+    value: Any,
+    accepted: str,
+    *,
+    above: float = -float("inf"),
+    least: float = -float("inf"),
+    most: float = float("inf"),
+    optional: bool = True,
+) -> None:
+    if value is None and optional:
+        return
+    number = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    if not number or not (above < value and least <= value <= most):
+        raise ValueError(f"{name}={value!r}: accepted is {accepted}")
+
+
+def _check_ledger(value: Any) -> None:
+    if value is not None and not isinstance(value, str | Path):
+        raise TypeError(f"ledger={value!r}: accepted are 'auto', a folder, or None")
+    if isinstance(value, str) and not value:
+        raise ValueError("ledger='': accepted are 'auto', a folder, or None")
+
+
+def _check_text(name: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ValueError(f"{name}={value!r}: accepted is a text, or None")

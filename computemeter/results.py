@@ -1,0 +1,315 @@
+"""From what was collected to what is reported: pure functions, no clock and no framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from computemeter.book import Totals
+from computemeter.estimate import CPU_UTILIZATION, GPU_UTILIZATION, flops_from_gpu_time
+from computemeter.options import Options
+from computemeter.peaks import effective_peak, main_precision
+from computemeter.reconcile import Evidence, judge, mfu
+from computemeter.records import Device, Judgement, Snapshot, Summary
+from computemeter.units import pfs_days
+
+_NO_DEVICE = Device(name="unknown", kind="unknown", source="no operation has been counted yet")
+_SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What earlier segments of the run hand on to this one (through a checkpoint).
+
+    Attributes:
+        run_flops: the work in the weights this segment starts from.
+        spent_flops: everything burned in those segments.
+        gpu_time_flops: method 2 over them; None where one of them has no peak.
+        device_seconds: their training seconds x devices.
+        run: the run's id; None for a run's first segment.
+        parent: the segment that wrote the checkpoint.
+    """
+
+    run_flops: int = 0
+    spent_flops: int = 0
+    gpu_time_flops: int | None = 0
+    device_seconds: float = 0.0
+    run: str | None = None
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """Everything a meter has collected at one moment; FLOPs and samples are of one process.
+
+    Attributes:
+        added_flops: what the user added by hand.
+        device: None before it is known.
+        device_count: devices the run trains on; each process counts the work of its own.
+        ranks: processes that do the same work as this one.
+        parameters: (all, trained); None where they are not known.
+    """
+
+    totals: Totals
+    added_flops: int
+    training_seconds: float
+    busy_seconds: float | None
+    device: Device | None
+    device_count: int
+    ranks: int
+    options: Options
+    carried: Carried
+    parameters: tuple[int, int] | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def model_flops(self) -> int:
+        """Method 1 of all ranks."""
+        return self.totals.count.model_flops * self.ranks + self.added_flops
+
+    @property
+    def hardware_flops(self) -> int:
+        """Method 1 with recomputation, of all ranks."""
+        return self.totals.count.hardware_flops * self.ranks + self.added_flops
+
+    @property
+    def device_seconds(self) -> float:
+        """Training seconds x devices."""
+        return self.training_seconds * self.device_count
+
+    @property
+    def known_device(self) -> Device:
+        """The device, or a stand-in that says why there is none."""
+        return self.device or _NO_DEVICE
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Dense peak of one device in FLOP/s at the precisions used."""
+        return effective_peak(self.totals.count.by_dtype, self.known_device.peaks)
+
+    @property
+    def assumed_utilization(self) -> float:
+        """The user's share of peak, or the literature's for the kind of device."""
+        if self.options.assumed_utilization is not None:
+            return self.options.assumed_utilization
+        return CPU_UTILIZATION if self.known_device.kind == "cpu" else GPU_UTILIZATION
+
+    @property
+    def gpu_time_flops(self) -> int | None:
+        """Method 2 over this segment."""
+        if self.peak_flops is None:
+            return None
+        if self.training_seconds <= 0:
+            return 0
+        return flops_from_gpu_time(
+            self.device_count, self.training_seconds, self.peak_flops, self.assumed_utilization
+        )
+
+    @property
+    def run_gpu_time_flops(self) -> int | None:
+        """Method 2 over all segments of the run; None where one of them has no peak."""
+        own, before = self.gpu_time_flops, self.carried.gpu_time_flops
+        return None if own is None or before is None else own + before
+
+    @property
+    def run_flops(self) -> int:
+        """This run's work in the final weights, all segments."""
+        return self.carried.run_flops + self.model_flops
+
+    @property
+    def spent_flops(self) -> int:
+        """Everything burned in this run's segments."""
+        return self.carried.spent_flops + self.model_flops
+
+    @property
+    def lineage_flops(self) -> int | None:
+        """Run plus the base it started from; None where a base is named without its compute."""
+        base = self.options.base_flops
+        if base is None and self.options.base_model is not None:
+            return None
+        return self.run_flops + int(base or 0)
+
+
+def judge_segment(reading: Reading) -> Judgement:
+    """Compare the methods over this segment alone, as a `Summary` does."""
+    return judge(
+        _evidence(reading, reading.model_flops, reading.gpu_time_flops, reading.device_seconds)
+    )
+
+
+def judge_run(reading: Reading) -> Judgement:
+    """Compare the methods over all segments of the run, as the trackers do."""
+    seconds = reading.device_seconds + reading.carried.device_seconds
+    return judge(_evidence(reading, reading.spent_flops, reading.run_gpu_time_flops, seconds))
+
+
+def _evidence(
+    reading: Reading, flops: int, gpu_time_flops: int | None, device_seconds: float
+) -> Evidence:
+    options, totals = reading.options, reading.totals
+    return Evidence(
+        model_flops=flops,
+        gpu_time_flops=gpu_time_flops,
+        hardware_flops=flops + reading.hardware_flops - reading.model_flops,
+        device_seconds=device_seconds,
+        training_seconds=reading.training_seconds,
+        busy_seconds=reading.busy_seconds,
+        steps=totals.steps,
+        peak_flops=reading.peak_flops,
+        assumed_utilization=reading.assumed_utilization,
+        uncounted_ops=totals.count.uncounted_ops,
+        settled=(
+            totals.steps >= options.settle_steps
+            and reading.training_seconds >= options.settle_seconds
+        ),
+        settle_steps=options.settle_steps,
+        settle_seconds=options.settle_seconds,
+        no_peak_reason=reading.known_device.source,
+        warn_at=options.warn_at,
+        alarm_at=options.alarm_at,
+        device_kind=reading.known_device.kind,
+    )
+
+
+def summarise(reading: Reading) -> Summary:
+    """Write the summary of this segment."""
+    totals, judgement = reading.totals, judge_segment(reading)
+    flops, hardware, steps = reading.model_flops, reading.hardware_flops, totals.steps
+    two = reading.gpu_time_flops
+    parameters, trained = reading.parameters or (None, None)
+    return Summary(
+        steps=steps,
+        model_flops=flops,
+        hardware_flops=hardware,
+        flops_per_step=round(flops / steps) if steps else None,
+        pfs_days=pfs_days(flops),
+        pfs_days_gpu_time=None if two is None else pfs_days(two),
+        ratio=judgement.ratio,
+        divergence=judgement.divergence,
+        verdict=judgement.verdict,
+        cause=judgement.cause,
+        diagnosis=judgement.diagnosis,
+        mfu=mfu(flops, reading.device_seconds, reading.peak_flops),
+        hfu=mfu(hardware, reading.device_seconds, reading.peak_flops),
+        training_seconds=reading.training_seconds,
+        busy_seconds=reading.busy_seconds,
+        device_seconds=reading.device_seconds,
+        device_name=reading.known_device.name,
+        device_count=reading.device_count,
+        peak_flops=reading.peak_flops,
+        precision=main_precision(totals.count.by_dtype),
+        assumed_utilization=reading.assumed_utilization,
+        uncounted_ops=_scaled(totals.count.uncounted_ops, reading.ranks),
+        flops_formula=None,
+        by_op=_scaled(totals.count.by_op, reading.ranks),
+        by_dtype=_scaled(totals.count.by_dtype, reading.ranks),
+        counted_steps=totals.counted_steps,
+        predicted_steps=totals.predicted_steps,
+        estimated_steps=totals.estimated_steps,
+        flops_standard_error=_times(totals.standard_error, reading.ranks),
+        samples=None if totals.samples is None else totals.samples * reading.ranks,
+        parameters=parameters,
+        trainable_parameters=trained,
+        other_flops=None,
+        run_flops=reading.run_flops,
+        spent_flops=reading.spent_flops,
+        lineage_flops=reading.lineage_flops,
+        warnings=reading.warnings,
+    )
+
+
+def take_snapshot(
+    reading: Reading,
+    previous: Snapshot | None,
+    *,
+    step: int,
+    time: float,
+    loss: float | None = None,
+) -> Snapshot:
+    """Write the state at one logging step, with rates since the previous snapshot.
+
+    Args:
+        reading: what was collected so far.
+        previous: None at the first logging step; its rates are since the run began.
+        step: the tracker's step.
+        time: seconds since the epoch.
+        loss: the training loss, logged again beside the compute.
+    """
+    judgement = judge_run(reading)
+    metrics = {
+        **_cumulative_metrics(reading, judgement),
+        **_interval_metrics(reading, previous),
+        "compute/loss": loss,
+    }
+    return Snapshot(
+        time=time,
+        step=step,
+        steps=reading.totals.steps,
+        model_flops=reading.model_flops,
+        hardware_flops=reading.hardware_flops,
+        gpu_time_flops=reading.gpu_time_flops,
+        training_seconds=reading.training_seconds,
+        busy_seconds=reading.busy_seconds,
+        device_seconds=reading.device_seconds,
+        run_flops=reading.run_flops,
+        spent_flops=reading.spent_flops,
+        lineage_flops=reading.lineage_flops,
+        judgement=judgement,
+        mfu=mfu(reading.model_flops, reading.device_seconds, reading.peak_flops),
+        uncounted_ops=reading.totals.count.uncounted_ops,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+    )
+
+
+def _cumulative_metrics(reading: Reading, judgement: Judgement) -> dict[str, float | None]:
+    carried, busy, two = reading.carried, reading.busy_seconds, reading.run_gpu_time_flops
+    run, spent, lineage = reading.run_flops, reading.spent_flops, reading.lineage_flops
+    counted = reading.model_flops > 0 or carried.run_flops > 0
+    return {
+        # A count that shows nothing is not measured, and not a zero on a chart.
+        "compute/pfs_days": pfs_days(run) if counted else None,
+        "compute/flops": run if counted else None,
+        "compute/pfs_days_gpu_time": None if two is None else pfs_days(two),
+        "compute/ratio": judgement.ratio,
+        "compute/divergence": judgement.divergence,
+        "compute/device_hours": (
+            (carried.device_seconds + reading.device_seconds) / _SECONDS_PER_HOUR
+        ),
+        "compute/busy_device_hours": (
+            None if busy is None else busy * reading.device_count / _SECONDS_PER_HOUR
+        ),
+        "compute/spent_pfs_days": pfs_days(spent) if spent != run else None,
+        "compute/lineage_pfs_days": (
+            None if lineage is None or lineage == run else pfs_days(lineage)
+        ),
+        "compute/uncounted_ops": len(reading.totals.count.uncounted_ops),
+    }
+
+
+def _interval_metrics(reading: Reading, previous: Snapshot | None) -> dict[str, float | None]:
+    steps, model, hardware = reading.totals.steps, reading.model_flops, reading.hardware_flops
+    seconds, busy = reading.training_seconds, reading.busy_seconds
+    if previous is not None:
+        steps -= previous.steps
+        model -= previous.model_flops
+        hardware -= previous.hardware_flops
+        seconds -= previous.training_seconds
+        busy = None if busy is None else busy - (previous.busy_seconds or 0.0)
+    if steps <= 0 or seconds <= 0 or model <= 0:
+        return {}
+    device_seconds = seconds * reading.device_count
+    return {
+        "compute/flops_per_step": model / steps,
+        "compute/flops_per_sec": model / seconds,
+        "compute/mfu": mfu(model, device_seconds, reading.peak_flops),
+        "compute/hfu": mfu(hardware, device_seconds, reading.peak_flops),
+        "compute/busy_fraction": None if busy is None else busy / seconds,
+    }
+
+
+def _scaled(counts: Mapping[str, int], ranks: int) -> dict[str, int]:
+    return {name: value * ranks for name, value in counts.items()}
+
+
+def _times(value: float | None, factor: int) -> float | None:
+    return None if value is None else value * factor
