@@ -1,0 +1,194 @@
+"""Where a run's snapshots go: the ledger first, then the trackers that mirror it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from computemeter._version import __version__
+from computemeter.failures import Failures
+from computemeter.ledger import SCHEMA, LedgerHeader, LedgerWriter, new_segment_id
+from computemeter.records import Judgement, Snapshot, Summary
+from computemeter.results import Reading
+from computemeter.sinks import RunContext, Sink, attach_all
+
+FOLDER = "compute_ledger"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run is, for its journal.
+
+    Attributes:
+        folder: beside which the ledger goes.
+        name: of the run.
+        loggers: the framework's loggers, for the sinks to find their run in.
+        plain_loggers: those no sink writes to; they get the values through `log_metrics`.
+        writes: False on every process but the first, which writes for all.
+    """
+
+    folder: Path | None = None
+    name: str = ""
+    loggers: tuple[object, ...] = ()
+    plain_loggers: tuple[Any, ...] = ()
+    writes: bool = True
+
+
+class Journal:
+    """Writes one segment's snapshots to its ledger and trackers; never raises.
+
+    Args:
+        place: where the run is.
+        reading: what is known at the start.
+        failures: takes what goes wrong.
+    """
+
+    def __init__(self, place: Place, reading: Reading, failures: Failures) -> None:
+        self.segment = new_segment_id()
+        self._failures = failures
+        self._judged: tuple[str, str] | None = None
+        self._loggers = place.plain_loggers if place.writes else ()
+        options = reading.options
+        self._sinks: list[Sink] = []
+        if place.writes:
+            context = RunContext(loggers=place.loggers, warn=failures.warn)
+            self._sinks = self._try(attach_all, options.trackers, context) or []
+        self.run = reading.carried.run or self._tracker_run() or self.segment
+        header = _header(place, reading, self)
+        self._ledger = self._try(_open_ledger, place, options.ledger, header)
+        self._tag(
+            {
+                "schema": str(SCHEMA),
+                "version": __version__,
+                "device": f"{reading.device_count} x {reading.known_device.name}",
+                "project": options.project,
+                "team": options.team,
+            }
+        )
+
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """The trackers attached to."""
+        return tuple(self._sinks)
+
+    @property
+    def ledger_path(self) -> Path | None:
+        """The segment's file; None where there is none."""
+        return self._ledger.path if self._ledger else None
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Record a snapshot everywhere, ledger first."""
+        if self._ledger:
+            self._try(
+                self._ledger.progress,
+                snapshot.step,
+                snapshot.time,
+                _totals(snapshot),
+                snapshot.metrics,
+            )
+        for sink in self._sinks:
+            self._try(sink.log, snapshot.metrics, step=snapshot.step, time=snapshot.time)
+        for logger in self._loggers:
+            self._try(logger.log_metrics, dict(snapshot.metrics), step=snapshot.step)
+        self._note_judgement(snapshot.judgement, snapshot.time)
+
+    def close(self, status: str, snapshot: Snapshot, summary: Summary) -> int:
+        """Write the end and let the sinks send what is left; return what they could not.
+
+        Args:
+            status: "finished", "failed" or "interrupted".
+            snapshot: the last one.
+            summary: of the segment.
+        """
+        self._tag({f"segment.{self.segment}": json.dumps(_totals(snapshot), separators=(",", ":"))})
+        if self._ledger:
+            self._try(self._ledger.end, status, snapshot.time, summary.to_dict())
+            self._try(self._ledger.close)
+        return sum(self._try(sink.close, timeout=5.0) or 0 for sink in self._sinks)
+
+    def _note_judgement(self, judgement: Judgement, at: float) -> None:
+        """Tag and record the verdict, once for each change."""
+        judged = (judgement.verdict, judgement.cause)
+        if judged == self._judged:
+            return
+        self._judged = judged
+        facts = {"verdict": judged[0], "cause": judged[1], "diagnosis": judgement.diagnosis}
+        self._tag(facts)
+        if self._ledger:
+            self._try(self._ledger.event, "verdict", at, **facts)
+
+    def _tag(self, tags: Mapping[str, str | None]) -> None:
+        known = {name: value for name, value in tags.items() if value is not None}
+        for sink in self._sinks:
+            self._try(sink.tag, known)
+
+    def _tracker_run(self) -> str | None:
+        return next((sink.run_id for sink in self._sinks), None)
+
+    def _try(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - a tracker or a disk never stops a training run
+            self._failures.record(getattr(function, "__qualname__", str(function)), error)
+            return None
+
+
+def _open_ledger(
+    place: Place, folder: str | Path | None, header: LedgerHeader
+) -> LedgerWriter | None:
+    if not place.writes or folder is None:
+        return None
+    beside = (place.folder or Path.cwd()) / FOLDER
+    return LedgerWriter.open(beside if folder == "auto" else Path(folder), header)
+
+
+def _header(place: Place, reading: Reading, journal: Journal) -> LedgerHeader:
+    options, base = reading.options, reading.options.base_flops
+    return LedgerHeader(
+        segment=journal.segment,
+        run=journal.run,
+        parent=reading.carried.parent,
+        started=time.time(),
+        name=place.name,
+        user=_user(),
+        project=options.project,
+        team=options.team,
+        device_name=reading.known_device.name,
+        device_count=reading.device_count,
+        peak_flops=reading.peak_flops,
+        assumed_utilization=reading.assumed_utilization,
+        base_flops=None if base is None else int(base),
+        base_model=options.base_model,
+        trackers={sink.name: sink.run_id for sink in journal.sinks},
+    )
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return None
+
+
+def _totals(snapshot: Snapshot) -> dict[str, Any]:
+    """Return a segment's totals under the names that the ledger and the tags use."""
+    return {
+        "steps": snapshot.steps,
+        "model_flops": snapshot.model_flops,
+        "hardware_flops": snapshot.hardware_flops,
+        "gpu_time_flops": snapshot.gpu_time_flops,
+        "training_seconds": snapshot.training_seconds,
+        "busy_seconds": snapshot.busy_seconds,
+        "device_seconds": snapshot.device_seconds,
+        "run_flops": snapshot.run_flops,
+        "spent_flops": snapshot.spent_flops,
+        "lineage_flops": snapshot.lineage_flops,
+        "verdict": snapshot.judgement.verdict,
+        "cause": snapshot.judgement.cause,
+        "mfu": snapshot.mfu,
+    }

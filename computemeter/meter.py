@@ -1,0 +1,357 @@
+"""The meter: collects a run's steps, books them, and passes snapshots on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from computemeter.book import StepBook
+from computemeter.clock import TrainingClock
+from computemeter.counters.signature import examples
+from computemeter.failures import Failures, guarded
+from computemeter.journal import Journal, Place
+from computemeter.options import Options, OptionValues, check_count
+from computemeter.reconcile import is_loud
+from computemeter.records import Count, Device, Judgement, Snapshot, Summary
+from computemeter.results import Carried, Reading, summarise, take_snapshot
+
+_LOG = logging.getLogger("computemeter")
+STATE_SCHEMA = 1
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step that has begun; one whose key could not be made is booked at the mean."""
+
+    key: Hashable = "unnamed"
+    batch: Any = None
+    counting: bool = False
+
+
+class Meter:
+    """Measures the compute of a training run, in any PyTorch loop.
+
+    >>> with Meter(ledger=None, trackers=None, verbose=0) as meter:
+    ...     for batch in []:
+    ...         with meter.step(batch):
+    ...             pass  # forward, backward, optimizer step
+    >>> meter.summary().steps
+    0
+
+    A failure inside the meter never reaches the training: it is warned of once and kept in the
+    summary's `warnings`.
+
+    Args:
+        log_every: steps between two records in the ledger and the trackers.
+        options: see `computemeter.options.Options`.
+
+    Raises:
+        ValueError: an option's value is not accepted.
+        TypeError: an option does not exist.
+    """
+
+    def __init__(self, *, log_every: int = 50, **options: Unpack[OptionValues]) -> None:
+        check_count("log_every", log_every)
+        self.options = Options.from_user(options, also=("log_every",))
+        self.failures = Failures()
+        self._log_every: int | None = log_every
+        self._clock = TrainingClock()
+        self._book = StepBook(lambda: self._clock.training_seconds)
+        self._counter: Any = None
+        self._step: _Step | None = None
+        self._steps = 0
+        self._added_flops = 0
+        self._place = Place()
+        self._ranks = 1
+        self._device: Device | None = None
+        self._carried = Carried()
+        self._journal: Journal | None = None
+        self._last: Snapshot | None = None
+        self._warned: set[str] = set()
+        self._closed = False
+
+    # What a user types.
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        status = "interrupted" if interrupted else "finished" if kind is None else "failed"
+        self.close(status)
+        self.print_summary()
+
+    @contextmanager
+    def step(self, batch: Any = None) -> Iterator[None]:
+        """Meter one training step: forward, backward and, where there is one, optimizer step.
+
+        Args:
+            batch: the step's input, looked at for its shapes; without it, steps of different
+                shapes are told apart only by counting some of them again.
+        """
+        self.start_step(batch)
+        try:
+            yield
+        except BaseException:
+            self.end_step(completed=False)
+            raise
+        self.end_step()
+        if self._log_every and self._steps % self._log_every == 0:
+            self.log(self._steps)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave the time of a block out: it is no training."""
+        self.leave_out()
+        try:
+            yield
+        finally:
+            self.take_back()
+
+    def validation(self) -> Any:
+        """Leave validation out: neither its time nor its operations are training."""
+        return self.pause()
+
+    def add_flops(self, flops: int) -> None:
+        """Add operations that the meter cannot see, such as those of a kernel of your own.
+
+        Args:
+            flops: of the whole run, all processes; counted as model and hardware FLOPs.
+
+        Raises:
+            ValueError: `flops` is no whole number, or negative.
+        """
+        if isinstance(flops, bool) or int(flops) != flops or flops < 0:
+            raise ValueError(f"flops={flops!r}: accepted is a whole number of at least 0")
+        self._added_flops += int(flops)
+
+    @staticmethod
+    def count(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Count:
+        """Count the operations of one call.
+
+        >>> import torch
+        >>> Meter.count(torch.mm, torch.ones(2, 3), torch.ones(3, 4)).model_flops  # 2 * 2*3*4
+        48
+        """
+        from computemeter.counters.torch_mode import count
+
+        return count(function, *args, **kwargs)
+
+    def summary(self) -> Summary:
+        """Return this segment's compute so far, by both methods."""
+        return summarise(self._read())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to go on from here: plain ints, floats and texts."""
+        reading, journal = self._read(), self._journal
+        return {
+            "schema": STATE_SCHEMA,
+            "run_flops": reading.run_flops,
+            "spent_flops": reading.spent_flops,
+            "gpu_time_flops": reading.run_gpu_time_flops,
+            "device_seconds": self._carried.device_seconds + reading.device_seconds,
+            "run": journal.run if journal else self._carried.run,
+            "segment": journal.segment if journal else self._carried.parent,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the state of an earlier segment.
+
+        Raises:
+            ValueError: the state was written by a newer version.
+        """
+        self._carried = carried_from(state)
+
+    # What a callback calls. Nothing below raises.
+
+    @guarded
+    def attach(
+        self,
+        counter: Any,
+        place: Place,
+        *,
+        ranks: int = 1,
+        carried: Carried | None = None,
+    ) -> None:
+        """Say what is metered and where; a plain loop finds out by itself.
+
+        Args:
+            counter: of the framework, see `TorchCounter`.
+            place: where the run's records go.
+            ranks: processes that each do what this one does.
+            carried: of earlier segments of the run.
+        """
+        self._log_every = None
+        self._counter, self._place, self._ranks = counter, place, ranks
+        self._carried = carried or self._carried
+        self._open()
+
+    @guarded
+    def start_step(self, batch: Any = None, facts: Hashable = ()) -> None:
+        """Begin a step; `facts` are further things that decide how much work it is."""
+        if self._step is not None:
+            self.end_step(completed=False)
+        step = self._step = _Step()
+        self._clock.start_step()
+        counter = self._counter = self._counter or _torch_counter()
+        step.key, step.batch = counter.key(batch, facts), batch
+        if self._book.wants_count(step.key):
+            step.counting = True
+            counter.start()
+
+    @guarded
+    def end_step(self, *, completed: bool = True) -> None:
+        """End the step; one that raised is not booked."""
+        step, self._step = self._step, None
+        if step is None:
+            return
+        count = self._stop_counting() if step.counting else None
+        seconds = self._clock.end_step()
+        if not completed:
+            return
+        if count is not None:
+            step.key = self._counter.complete(step.key)
+        self._steps += 1
+        self._book.add(step.key, count, seconds, lambda: examples(step.batch))
+        if self._journal is None:
+            self._open()
+
+    @guarded
+    def leave_out(self) -> None:
+        """Begin a time that is no training."""
+        self._clock.leave_out()
+
+    @guarded
+    def take_back(self) -> None:
+        """End a time that is no training."""
+        self._clock.take_back()
+
+    @guarded
+    def log(self, step: int, loss: float | None = None) -> None:
+        """Record the state under the tracker's step."""
+        self._open()
+        reading = self._read()
+        snapshot = take_snapshot(reading, self._last, step=step, time=time.time(), loss=loss)
+        self._last = snapshot
+        if self._journal is not None:
+            self._journal.write(snapshot)
+        self._warn_of(snapshot.judgement)
+
+    @guarded
+    def close(self, status: str, step: int | None = None) -> None:
+        """End the segment: record what came since the last logging step, close the ledger.
+
+        Args:
+            status: "finished", "failed" or "interrupted".
+            step: the tracker's step of the last training step.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        if self._step is not None:
+            self.end_step(completed=False)
+        if self._last is None or self._last.steps != self._steps:
+            self.log(self._steps if step is None else step)
+        if self._journal is None or self._last is None:
+            return
+        left = self._journal.close(status, self._last, self.summary())
+        if left:
+            self.failures.warn(f"{left} values did not reach the tracker; the ledger has them")
+
+    @guarded
+    def print_summary(self) -> None:
+        """Print the table at the end, unless `verbose=0`."""
+        if self.options.verbose and self._place.writes:
+            from computemeter.table import print_summary
+
+            print_summary(self.summary())
+
+    @guarded
+    def _open(self) -> None:
+        if self._journal is not None:
+            return
+        reading = self._read()
+        self._journal = Journal(self._place, reading, self.failures)
+        if self.options.verbose and self._place.writes:
+            from computemeter.table import print_start
+
+            print_start(reading.known_device, reading.device_count)
+
+    def _stop_counting(self) -> Count | None:
+        try:
+            count: Count | None = self._counter.stop()
+        except Exception as error:  # noqa: BLE001 - the step itself went well
+            self.failures.record("counting", error)
+            return None
+        return count
+
+    def _warn_of(self, judgement: Judgement) -> None:
+        if is_loud(judgement) and judgement.cause not in self._warned:
+            self._warned.add(judgement.cause)
+            _LOG.warning("computemeter: %s: %s", judgement.cause, judgement.diagnosis)
+
+    def _read(self) -> Reading:
+        return Reading(
+            totals=self._book.totals(),
+            added_flops=self._added_flops,
+            training_seconds=self._clock.training_seconds,
+            busy_seconds=self._busy_seconds(),
+            device=self._known_device(),
+            device_count=self._ranks,
+            ranks=self._ranks,
+            options=self.options,
+            carried=self._carried,
+            parameters=self._counter.parameter_counts() if self._counter else None,
+            warnings=self.failures.messages,
+        )
+
+    def _known_device(self) -> Device | None:
+        if self._device is None and self._counter is not None:
+            self._device = self._counter.device()
+        if self._device is None or self.options.peak_flops is None:
+            return self._device
+        from computemeter.devices import with_peak
+
+        return with_peak(self._device, self.options.peak_flops)
+
+    def _busy_seconds(self) -> float | None:
+        """On a CPU the work is done when the step returns; other devices run behind the host."""
+        on_cpu = self._device is not None and self._device.kind == "cpu"
+        return min(self._clock.step_seconds, self._clock.training_seconds) if on_cpu else None
+
+
+def carried_from(state: dict[str, Any]) -> Carried:
+    """Read the state that `Meter.state_dict` wrote.
+
+    Raises:
+        ValueError: the state was written by a newer version.
+    """
+    if state.get("schema", 0) > STATE_SCHEMA:
+        raise ValueError(
+            f"the state has schema {state['schema']}, this version reads up to {STATE_SCHEMA}: "
+            "update computemeter"
+        )
+    return Carried(
+        run_flops=state["run_flops"],
+        spent_flops=state["spent_flops"],
+        gpu_time_flops=state["gpu_time_flops"],
+        device_seconds=state["device_seconds"],
+        run=state["run"],
+        parent=state["segment"],
+    )
+
+
+def _torch_counter() -> Any:
+    from computemeter.counters.torch_counter import TorchCounter
+
+    return TorchCounter()

@@ -1,0 +1,113 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from computemeter.records import Device, Summary
+from computemeter.units import format_compute, format_flops, format_seconds
+
+_STYLES = {"agree": "green", "warn": "yellow", "alarm": "red", "unknown": "dim"}
+_OPS_SHOWN = 4
+
+
+def print_start(device: Device, count: int) -> None:
+    """Print the one line at the start of a run."""
+    # Without a peak the source says why, and how to give one.
+    reason = "" if device.peaks else f"; GPU time will be unknown: {device.source}"
+    line = Text(f"computemeter: metering on {count} x {device.name}{reason}")
+    Console().print(line, soft_wrap=True)
+
+
+def print_summary(summary: Summary) -> None:
+    """Print a summary to the terminal."""
+    Console().print(_table(summary))
+
+
+def render(summary: Summary, width: int = 100) -> str:
+    """Return a summary as plain text."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(_table(summary))
+    text = console.file.getvalue()  # type: ignore[attr-defined] # it is the StringIO from above
+    return str(text).rstrip()
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(title="Compute of this run", title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, text in _rows(summary):
+        # Text, not markup: names of devices and operators are shown as they are.
+        style = _STYLES.get(summary.verdict, "") if name == "verdict" else ""
+        table.add_row(name, Text(text, style))
+    return table
+
+
+def _rows(summary: Summary) -> list[tuple[str, str]]:
+    rows = [
+        ("operations (method 1)", _operations(summary)),
+        ("GPU time (method 2)", _gpu_time(summary)),
+        ("verdict", _verdict(summary)),
+        ("diagnosis", summary.diagnosis),
+        ("steps", _steps(summary)),
+        ("time", _time(summary)),
+        ("mostly", _largest(summary)),
+    ]
+    if summary.uncounted_ops:
+        calls = (f"{name} ({calls:,})" for name, calls in summary.uncounted_ops.items())
+        rows.append(("not counted (calls)", ", ".join(calls)))
+    rows += [("warning", warning) for warning in summary.warnings]
+    return rows
+
+
+def _operations(summary: Summary) -> str:
+    if not summary.model_flops:
+        return "unknown"
+    each = format_flops(summary.flops_per_step or 0)
+    return f"{format_compute(summary.model_flops)}, {each} a step"
+
+
+def _gpu_time(summary: Summary) -> str:
+    if summary.peak_flops is None:
+        return f"unknown ({summary.device_count} x {summary.device_name})"
+    peak = format_flops(summary.peak_flops, "FLOP/s")
+    return (
+        f"{_pfs_days(summary.pfs_days_gpu_time)} = {summary.device_count} x {summary.device_name}"
+        f" x {peak} ({summary.precision}) x {format_seconds(summary.training_seconds)}"
+        f" x {summary.assumed_utilization:.2g}"
+    )
+
+
+def _pfs_days(days: float | None) -> str:
+    return "unknown" if days is None else f"{days:.2g} pfs-days"
+
+
+def _verdict(summary: Summary) -> str:
+    ratio = "" if summary.ratio is None else f", ratio {summary.ratio:.3g}"
+    mfu = "" if summary.mfu is None else f", MFU {100 * summary.mfu:.3g} %"
+    cause = "" if summary.cause == "none" else f" ({summary.cause})"
+    return f"{summary.verdict}{cause}{ratio}{mfu}"
+
+
+def _steps(summary: Summary) -> str:
+    return (
+        f"{summary.steps:,}: {summary.counted_steps:,} counted,"
+        f" {summary.predicted_steps:,} predicted, {summary.estimated_steps:,} estimated"
+    )
+
+
+def _time(summary: Summary) -> str:
+    busy = summary.busy_seconds
+    written = "" if busy is None else f", {format_seconds(busy)} of it in steps"
+    return f"{format_seconds(summary.training_seconds)} of training{written}"
+
+
+def _largest(summary: Summary) -> str:
+    if not summary.model_flops:
+        return "nothing was counted"
+    largest = sorted(summary.by_op.items(), key=lambda item: -item[1])[:_OPS_SHOWN]
+    return ", ".join(f"{name} {flops / summary.model_flops:.0%}" for name, flops in largest)

@@ -1,0 +1,245 @@
+"""The callback: it collects from the Trainer's hooks and hands on; all arithmetic is the core's."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, Unpack
+from weakref import ref
+
+from computemeter.counters.torch_counter import TorchCounter
+from computemeter.failures import guarded
+from computemeter.journal import Place
+from computemeter.meter import Meter, carried_from
+from computemeter.options import Options, OptionValues
+from computemeter.records import Summary
+from computemeter.results import Carried
+from computemeter.sinks import sink_name_of
+from computemeter_lightning._loss import LossWindow
+from computemeter_lightning._namespace import Callback
+from computemeter_lightning._patches import Patches
+
+# Lightning calls every hook of every callback that is callable: those that do nothing here are
+# set to None below, which keeps them off the user's step.
+_UNUSED_BATCH_HOOKS = (
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_before_zero_grad",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+    "on_test_batch_start",
+    "on_test_batch_end",
+    "on_predict_batch_start",
+    "on_predict_batch_end",
+)
+
+
+class ComputeMeter(Callback):
+    """Measures how much compute a `Trainer.fit` uses, by two methods, and logs it.
+
+        meter = ComputeMeter()
+        Trainer(callbacks=[meter]).fit(model)
+        print(meter.summary())
+
+    Works in a Trainer of `lightning.pytorch` and of `pytorch_lightning`. Values are logged at the
+    Trainer's own logging steps (`log_every_n_steps`), to the MLflow and W&B runs through their
+    sinks and to every other logger through its `log_metrics`.
+
+    Args:
+        loss_key: under manual optimisation, the key of the loss in what `training_step` returns;
+            under automatic optimisation the loss is known.
+        options: see `computemeter.options.Options`.
+
+    Raises:
+        ValueError: an option's value is not accepted.
+        TypeError: an option does not exist.
+    """
+
+    def __init__(self, *, loss_key: str | None = None, **options: Unpack[OptionValues]) -> None:
+        super().__init__()
+        Options.from_user(options, also=("loss_key",))
+        if loss_key is not None and not isinstance(loss_key, str):
+            raise TypeError(f"loss_key={loss_key!r}: accepted is a text, or None")
+        self._options = options
+        self._loss_key = loss_key
+        self._meter = Meter(**options)
+        self._patches = Patches()
+        self._trainer: ref[Any] | None = None
+        self._restored: Carried | None = None
+        self._loss = LossWindow()
+        self._step: int | None = None
+
+    @property
+    def failures(self) -> Any:
+        """What went wrong inside the meter."""
+        return self._meter.failures
+
+    def summary(self) -> Summary:
+        """Return the compute of the last fit so far, by both methods."""
+        return self._meter.summary()
+
+    # The Trainer's hooks.
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin a segment: a fresh meter, the Trainer's two ways to run a batch wrapped."""
+        self._begin(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log where the Trainer logs."""
+        self._after_batch(trainer, pl_module, outputs)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Validation is not training."""
+        self._meter.leave_out()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Training goes on."""
+        self._meter.take_back()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """End the segment while the loggers are still open."""
+        self._end("finished")
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the table, after the progress bar has gone."""
+        self._meter.print_summary()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """End the segment of a fit that was cut short."""
+        interrupted = isinstance(exception, KeyboardInterrupt)
+        self._end("interrupted" if interrupted else "failed")
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave nothing patched, whatever happened."""
+        if stage == "fit":
+            self._end("failed")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the run's totals for the checkpoint."""
+        return self._state() or {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the run's totals from a checkpoint."""
+        self._restore(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files and threads behind, so that a Trainer can be copied or spawned."""
+        fresh = {"_meter": Meter(**self._options), "_patches": Patches(), "_trainer": None}
+        return {**self.__dict__, **fresh}
+
+    # What they do; none of it raises.
+
+    @guarded
+    def _begin(self, trainer: Any, pl_module: Any) -> None:
+        same = self._trainer is not None and self._trainer() is trainer
+        carried = self._restored or (carried_from(self._meter.state_dict()) if same else None)
+        self._restored, self._step = None, None
+        self._trainer = ref(trainer)
+        self._meter = Meter(**self._options)
+        self._meter.attach(
+            TorchCounter(pl_module.parameters(), trainer.strategy.root_device),
+            _place(trainer),
+            ranks=trainer.world_size,
+            carried=carried,
+        )
+        self._loss = LossWindow(trainer.accumulate_grad_batches, self._loss_key)
+        self._wrap(trainer, pl_module)
+
+    @guarded
+    def _after_batch(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
+        epoch_loop = trainer.fit_loop.epoch_loop
+        self._step = epoch_loop._batches_that_stepped
+        automatic = pl_module.automatic_optimization
+        if self._loss.accumulates:
+            self._loss.add(outputs)
+            if automatic and trainer.fit_loop._should_accumulate():
+                return
+        if trainer._logger_connector.should_update_logs:
+            loss = self._loss.mean(outputs, automatic) if trainer.is_global_zero else None
+            self._meter.log(self._step, loss)
+        self._loss.clear()
+
+    @guarded
+    def _end(self, status: str) -> None:
+        self._patches.remove()
+        if self._trainer is not None:
+            self._meter.close(status, self._step)
+
+    @guarded
+    def _state(self) -> dict[str, Any]:
+        return self._meter.state_dict()
+
+    @guarded
+    def _restore(self, state: dict[str, Any]) -> None:
+        self._restored = carried_from(state) if state else None
+
+    def _wrap(self, trainer: Any, pl_module: Any) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        accumulates = trainer.accumulate_grad_batches != 1
+
+        def facts() -> Hashable:
+            accumulating = accumulates and trainer.fit_loop._should_accumulate()
+            return (pl_module.training, accumulating)
+
+        step = functools.partial(_metered_step, self._meter, facts)
+        for optimization in (loop.automatic_optimization, loop.manual_optimization):
+            self._patches.wrap(optimization, "run", step)
+        self._patches.wrap(trainer, "save_checkpoint", functools.partial(_left_out, self._meter))
+
+
+for _hook in _UNUSED_BATCH_HOOKS:
+    setattr(ComputeMeter, _hook, None)
+
+
+def _metered_step(
+    meter: Meter, facts: Callable[[], Hashable], run: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Wrap the Trainer's `run(..., kwargs)` of one batch; `kwargs` holds the batch."""
+
+    @functools.wraps(run)
+    def metered(*args: Any, **kwargs: Any) -> Any:
+        meter.start_step(_batch_of(args, kwargs), facts())
+        completed = False
+        try:
+            result = run(*args, **kwargs)
+            completed = True
+        finally:
+            meter.end_step(completed=completed)
+        return result
+
+    return metered
+
+
+def _left_out(meter: Meter, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method whose time is not training."""
+
+    @functools.wraps(call)
+    def left_out(*args: Any, **kwargs: Any) -> Any:
+        meter.leave_out()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            meter.take_back()
+
+    return left_out
+
+
+def _batch_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    given = kwargs.get("kwargs", args[-1] if args else None)
+    return given.get("batch") if isinstance(given, dict) else None
+
+
+def _place(trainer: Any) -> Place:
+    loggers = tuple(trainer.loggers)
+    return Place(
+        folder=Path(trainer.default_root_dir),
+        name=str(loggers[0].name or "") if loggers else "",
+        loggers=loggers,
+        plain_loggers=tuple(logger for logger in loggers if sink_name_of(logger) is None),
+        writes=trainer.is_global_zero and not trainer.fast_dev_run,
+    )

@@ -1,0 +1,32 @@
+"""Wrapping methods of one Trainer for the length of one fit, and taking the wraps off again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Patches:
+    """Methods replaced on single objects, never on classes: other Trainers see nothing of it."""
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[Any, str, Any]] = []
+
+    def wrap(self, owner: Any, name: str, wrap: Wrap) -> None:
+        """Replace `owner.name` by its wrapped self.
+
+        Raises:
+            AttributeError: the object has no such method.
+        """
+        wrapped = wrap(getattr(owner, name))
+        setattr(owner, name, wrapped)
+        self._undo.append((owner, name, wrapped))
+
+    def remove(self) -> None:
+        """Take every wrap off; one that somebody wrapped again is left to them."""
+        while self._undo:
+            owner, name, wrapped = self._undo.pop()
+            if vars(owner).get(name) is wrapped:
+                delattr(owner, name)
