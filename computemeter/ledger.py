@@ -1,0 +1,492 @@
+"""The ledger: the truth about a run on disk, which the trackers only mirror.
+
+One JSON-lines file per segment (one launch): a header, progress records, events, an end. Values in
+a progress record are totals of the segment so far, so the last one that can be read says it all.
+docs/ledger.md describes every field for other tools.
+
+The `totals` of a progress record: `steps`, `model_flops`, `hardware_flops`, `gpu_time_flops` (or
+None), `training_seconds`, `busy_seconds` (or None), `device_seconds`, `run_flops`, `spent_flops`,
+`lineage_flops` (or None), `verdict`, `cause`, `mfu` (or None).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import threading
+import time as clock
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from numbers import Integral, Real
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Self, get_args
+
+from computemeter._version import __version__
+from computemeter.records import Cause, RunRecord, Verdict
+
+SCHEMA = 1
+"""The schema this version writes, and the newest it reads."""
+
+_SECONDS_BETWEEN_SYNCS = 30.0
+# No header is longer; without a bound, a file of something else would be read to its end.
+_LONGEST_HEADER = 1 << 20
+_HEADER_TYPES: Mapping[str, Any] = {
+    "schema": int,
+    "segment": str,
+    "run": str,
+    "started": (int, float),
+}
+_UNREADABLE = (ValueError, TypeError, KeyError, OverflowError, RecursionError)
+# ASCII only: a lone surrogate in a run's name would otherwise not encode.
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+class LedgerError(ValueError):
+    """A file that is no ledger this version can read; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerHeader:
+    """What is known of a segment when it starts.
+
+    Attributes:
+        segment: this segment's id, see `new_segment_id`.
+        run: the run's id: the tracker's, or the first segment's where there is no tracker.
+        parent: the segment this one resumes; None for a first launch.
+        started: seconds since the epoch.
+        name: the run's name (untrusted text).
+        user: who started it (untrusted text).
+        project: from `project=`.
+        team: from `team=`.
+        device_name: as the framework reports it.
+        device_count: devices the run trains on.
+        peak_flops: dense peak of one device in FLOP/s; None where it is not known (yet).
+        assumed_utilization: the share of peak that method 2 assumes.
+        base_flops: compute of the model this run started from; None where there is none or it is
+            not known.
+        base_model: the name of that model.
+        trackers: the run's id in each tracker, by name of the sink.
+        version: of computemeter.
+        schema: of the file.
+    """
+
+    segment: str
+    run: str
+    started: float
+    name: str = ""
+    parent: str | None = None
+    user: str | None = None
+    project: str | None = None
+    team: str | None = None
+    device_name: str | None = None
+    device_count: int | None = None
+    peak_flops: float | None = None
+    assumed_utilization: float | None = None
+    base_flops: int | None = None
+    base_model: str | None = None
+    trackers: Mapping[str, str] = field(default_factory=dict)
+    version: str = __version__
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The totals of a segment at one logging step.
+
+    Attributes:
+        step: the tracker's step.
+        time: seconds since the epoch; the same as in the trackers, which makes a replay idempotent.
+        totals: of this segment, see the module.
+        metrics: as sent to the trackers; None stands for NaN and the infinities.
+    """
+
+    step: int
+    time: float
+    totals: Mapping[str, Any]
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened (a warning, a checkpoint); `time` in seconds since the epoch."""
+
+    name: str
+    time: float
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a segment ended; `time` in seconds since the epoch, `summary` as in `Summary`."""
+
+    status: str
+    time: float
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """One segment as read from its file.
+
+    Attributes:
+        header: the first line.
+        progress: in the order of writing.
+        events: in the order of writing.
+        end: the last line; None where the segment was killed or still runs.
+        torn: the last line was cut off, as a kill or a full disk leaves it.
+        skipped: other lines that could not be read.
+    """
+
+    header: LedgerHeader
+    progress: tuple[Progress, ...] = ()
+    events: tuple[Event, ...] = ()
+    end: End | None = None
+    torn: bool = False
+    skipped: int = 0
+
+    @property
+    def status(self) -> str:
+        """How it ended: "finished", "failed" or "interrupted"; "unknown" without an end record."""
+        return self.end.status if self.end else "unknown"
+
+    @property
+    def summary(self) -> Mapping[str, Any] | None:
+        """The summary of the end record; None without one."""
+        return self.end.summary if self.end else None
+
+    @property
+    def last_totals(self) -> Mapping[str, Any]:
+        """The newest totals; empty for a segment that ended before its first progress record."""
+        return self.progress[-1].totals if self.progress else MappingProxyType({})
+
+
+def new_segment_id() -> str:
+    """Make an id that sorts by time and is unique across machines.
+
+    It has no dots, which W&B would take for nesting, and draws from the operating system: the
+    user's random state is not touched.
+    """
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}"
+
+
+class LedgerWriter:
+    """Writes one segment. Every method may raise OSError, and none damages what is written.
+
+    Records are handed to the operating system at once, so a killed process loses none, and
+    to the disk every 30 s, so a machine that loses power loses at most that.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Create the file; FileExistsError where there is one. Use `open`."""
+        self.path = path
+        # Unbuffered: a buffer would keep a line that failed and write it again at some later time.
+        self._file = path.open("xb", buffering=0)
+        # Sinks warn from their own threads. Reentrant: a signal handler may log, too.
+        self._lock = threading.RLock()
+        self._torn = False
+        self._synced = clock.monotonic()
+
+    @classmethod
+    def open(cls, folder: Path, header: LedgerHeader) -> Self:
+        """Start the ledger of a segment in `folder`, which is made where it is missing.
+
+        Raises:
+            OSError: where the folder or file cannot be written.
+            FileExistsError: where this segment has a ledger: two processes never share one.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = cls(folder / f"{header.segment}.jsonl")
+        try:
+            writer._write("header", **_fields(header))
+        except OSError:
+            # Without a header it is no ledger, and a later attempt may use the name.
+            writer._file.close()
+            writer.path.unlink(missing_ok=True)
+            raise
+        return writer
+
+    def progress(
+        self, step: int, time: float, totals: Mapping[str, object], metrics: Mapping[str, float]
+    ) -> None:
+        """Record the segment's totals and what the trackers get at this step."""
+        self._write("progress", step=step, time=time, totals=dict(totals), metrics=dict(metrics))
+
+    def event(self, name: str, time: float, **facts: object) -> None:
+        """Record something that happened."""
+        self._write("event", name=name, time=time, facts=facts)
+
+    def end(self, status: str, time: float, summary: Mapping[str, object]) -> None:
+        """Record how the segment ended; a last `progress` comes before it."""
+        self._write("end", status=status, time=time, summary=dict(summary))
+
+    def sync(self) -> None:
+        """Wait until the disk has everything."""
+        with self._lock:
+            self._synced = clock.monotonic()  # first: a disk that fails is not asked at every step
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Sync and close; a second time does nothing."""
+        with self._lock:
+            if self._file.closed:
+                return
+            try:
+                self.sync()
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(self, kind: str, **record: object) -> None:
+        line = _to_json({"kind": kind, **record}).encode() + b"\n"
+        with self._lock:
+            # After a line that was cut short, a new line keeps the next one readable.
+            self._append(b"\n" + line if self._torn else line)
+            if clock.monotonic() - self._synced >= _SECONDS_BETWEEN_SYNCS:
+                self.sync()
+
+    def _append(self, data: bytes) -> None:
+        self._torn = True
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) or 0 :]
+        self._torn = False
+
+
+def read_ledger(path: str | Path) -> Ledger:
+    """Read the ledger of one segment, finished, killed or still being written.
+
+    Raises:
+        LedgerError: for a file that is no ledger, has no header or a newer schema.
+        OSError: for a file that cannot be opened.
+    """
+    records: list[Progress | Event | End | None] = []
+    torn, skipped = False, 0
+    with Path(path).open("rb") as file:
+        header = _header(file.readline(_LONGEST_HEADER), Path(path))
+        for line in file:
+            try:
+                records.append(_record(line))
+            except _UNREADABLE:
+                # Only the last line can lack its end.
+                torn = not line.endswith(b"\n")
+                skipped += not torn
+    ends = [record for record in records if isinstance(record, End)]
+    return Ledger(
+        header=header,
+        progress=tuple(record for record in records if isinstance(record, Progress)),
+        events=tuple(record for record in records if isinstance(record, Event)),
+        end=ends[-1] if ends else None,
+        torn=torn,
+        skipped=skipped,
+    )
+
+
+def records_from_ledgers(
+    paths: Iterable[str | Path], *, warn: Callable[[str], None] = lambda _message: None
+) -> list[RunRecord]:
+    """Add the segments of each run up to one record per run, in the order the runs started.
+
+    Args:
+        paths: ledgers, and folders that are searched for them at any depth.
+        warn: takes one line for each file in a folder that is no ledger; such a file is left out.
+
+    Raises:
+        LedgerError: for a file given by name that is no ledger.
+        OSError: for a path that cannot be opened.
+    """
+    runs: dict[str, dict[str, _Segment]] = {}
+    for segment in _segments(paths, warn):
+        header = segment.ledger.header
+        known = runs.setdefault(header.run, {})
+        # The same segment in two folders is a copy: the longer one is the later.
+        longest = max(known.get(header.segment, segment), segment, key=_length)
+        known[header.segment] = longest
+    records = [_run_record(sorted(run.values(), key=_start)) for run in runs.values()]
+    return sorted(records, key=lambda record: record.started or 0.0)
+
+
+def _to_json(record: Mapping[str, object]) -> str:
+    try:
+        return _encode(record)
+    except (TypeError, ValueError):  # NaN, an infinity, or what is not JSON's
+        return _encode(_plain(record))
+
+
+def _plain(value: object) -> object:
+    """Say it in strict JSON: NaN and the infinities become null, what is unknown its text."""
+    match value:
+        case None | bool() | str():
+            return value
+        case Integral():
+            return int(value)
+        case Real():
+            return float(value) if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | AbstractSet():
+            return [_plain(item) for item in value]
+        case _:
+            return str(value)
+
+
+def _fields(header: LedgerHeader) -> dict[str, object]:
+    return {known.name: getattr(header, known.name) for known in fields(header)}
+
+
+def _header(line: bytes, path: Path) -> LedgerHeader:
+    if not line.strip():
+        raise LedgerError(f"{path}: no header, the file is empty")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        cut = line.startswith(b'{"kind":"header"')
+        why = "no header, its line was cut short" if cut else "not a ledger, no line of JSON"
+        raise LedgerError(f"{path}: {why}") from None
+    if not isinstance(record, dict) or record.get("kind") != "header":
+        raise LedgerError(f"{path}: no header in the first line, so it is not a ledger")
+    return _checked_header(record, path)
+
+
+def _checked_header(record: Mapping[str, Any], path: Path) -> LedgerHeader:
+    for name, kind in _HEADER_TYPES.items():
+        if not isinstance(record.get(name), kind):
+            raise LedgerError(f"{path}: not a ledger, its header has no valid {name!r}")
+    if record["schema"] > SCHEMA:
+        raise LedgerError(
+            f"{path}: written in schema {record['schema']} by computemeter "
+            f"{record.get('version')}, this version reads up to {SCHEMA}: upgrade computemeter"
+        )
+    known = {each.name for each in fields(LedgerHeader)}
+    return LedgerHeader(**{name: value for name, value in record.items() if name in known})
+
+
+def _record(line: bytes) -> Progress | Event | End | None:
+    """Read one line; None for an empty one and a kind that a later version added."""
+    if not line.strip():
+        return None
+    record = json.loads(line)
+    match record["kind"]:
+        case "progress":
+            totals, metrics = dict(record["totals"]), dict(record["metrics"])
+            return Progress(int(record["step"]), float(record["time"]), totals, metrics)
+        case "event":
+            return Event(str(record["name"]), float(record["time"]), dict(record["facts"]))
+        case "end":
+            return End(str(record["status"]), float(record["time"]), dict(record["summary"]))
+    return None
+
+
+class _Segment(NamedTuple):
+    path: Path
+    ledger: Ledger
+
+
+def _segments(paths: Iterable[str | Path], warn: Callable[[str], None]) -> Iterator[_Segment]:
+    for path in map(Path, paths):
+        if not path.is_dir():
+            yield _Segment(path, read_ledger(path))
+            continue
+        for file in sorted(path.rglob("*.jsonl")):
+            try:
+                yield _Segment(file, read_ledger(file))
+            except (LedgerError, OSError) as error:
+                warn(f"left out: {error}")
+
+
+def _length(segment: _Segment) -> tuple[int, bool]:
+    return len(segment.ledger.progress), segment.ledger.end is not None
+
+
+def _start(segment: _Segment) -> tuple[float, str]:
+    return segment.ledger.header.started, segment.ledger.header.segment
+
+
+def _run_record(segments: list[_Segment]) -> RunRecord:
+    ledgers = [segment.ledger for segment in segments]
+    first, last = ledgers[0], ledgers[-1]
+    # A segment that died before its first record says nothing about the run's compute.
+    measured = [ledger for ledger in ledgers if ledger.progress]
+    totals = measured[-1].last_totals if measured else {}
+    spent, gpu_time = _sum(measured, "model_flops"), _sum(measured, "gpu_time_flops")
+    return RunRecord(
+        run_id=last.header.run,
+        source=str(segments[-1].path),
+        url=None,
+        name=last.header.name,
+        user=last.header.user,
+        project=last.header.project,
+        team=last.header.team,
+        started=first.header.started,
+        ended=last.end.time if last.end else None,
+        status=last.status,
+        device_name=last.header.device_name,
+        device_count=last.header.device_count,
+        run_flops=_whole(totals.get("run_flops")),
+        spent_flops=_whole(spent),
+        lineage_flops=_whole(totals.get("lineage_flops")),
+        gpu_time_flops=_whole(gpu_time),
+        ratio=gpu_time / spent if spent and gpu_time is not None else None,
+        verdict=_one_of(get_args(Verdict), totals.get("verdict"), "unknown"),
+        cause=_one_of(get_args(Cause), totals.get("cause"), "none"),
+        mfu=_mfu(measured),
+        device_seconds=_sum(measured, "device_seconds"),
+        segments=len(ledgers),
+        estimated=False,
+    )
+
+
+def _largest(ledger: Ledger, total: str) -> float | None:
+    values = [_number(record.totals.get(total)) for record in ledger.progress]
+    return max((value for value in values if value is not None), default=None)
+
+
+def _sum(ledgers: list[Ledger], total: str) -> float | None:
+    """Add a total up; None where one segment lacks it, so that both methods cover the same."""
+    parts = [_largest(ledger, total) for ledger in ledgers]
+    known = [part for part in parts if part is not None]
+    return sum(known) if parts and len(known) == len(parts) else None
+
+
+def _mfu(ledgers: list[Ledger]) -> float | None:
+    """Model FLOPs over what the devices could have done, which is method 2 without its discount."""
+    possible = 0.0
+    for ledger in ledgers:
+        gpu_time, share = _largest(ledger, "gpu_time_flops"), ledger.header.assumed_utilization
+        if not gpu_time or not share:
+            return None
+        possible += gpu_time / share
+    spent = _sum(ledgers, "model_flops")
+    # Above 1 it is an error to explain, never a utilisation to show.
+    return spent / possible if spent is not None and spent <= possible and possible else None
+
+
+def _number(value: object) -> float | None:
+    """Take a number from a file; an int stays an int."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) else None
+
+
+def _whole(flops: object) -> int | None:
+    number = _number(flops)
+    return None if number is None else int(number)
+
+
+def _one_of(accepted: tuple[Any, ...], word: object, otherwise: str) -> Any:
+    """Take a word from a file only where it is one of ours."""
+    return word if word in accepted else otherwise

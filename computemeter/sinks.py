@@ -1,0 +1,187 @@
+"""Where a run's numbers go besides the ledger: what a sink is and how sinks are found.
+
+A sink is a lossy mirror of the ledger in one tracker. It must never raise for a tracker's sake and
+never block: `log` and `tag` only queue. Sinks are found through the entry-point group
+`computemeter.sinks`; each entry is a function `attach(context) -> Sink | None`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+ENTRY_POINT_GROUP = "computemeter.sinks"
+
+# Loggers whose run a sink writes to. Matched by class name: importing either tracker to compare
+# classes would cost seconds, and both Lightning namespaces have their own class.
+_LOGGERS_OF_SINKS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+
+# Up to the last "@" of the word: a password may hold ":", "/" and "@", and hiding too much of a
+# message is the cheaper mistake.
+_USER_AND_PASSWORD = re.compile(r"(?<=://)(?:[^\s/:@]*:\S*|[^\s/@]+)@")
+_SECRET_PARAMETER = re.compile(r"(?i)\b((?:pass(?:word|wd)?|token|secret|api_?key)=)[^\s&'\"]+")
+_LONGEST_ERROR = 300
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a sink may look at to find its run.
+
+    Attributes:
+        loggers: the Trainer's loggers; none in a plain loop.
+        warn: takes one line for the user; sinks also call it from their own threads.
+    """
+
+    loggers: tuple[object, ...] = ()
+    warn: Callable[[str], None] = lambda _message: None
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """A tracker's run, as the meter sees it."""
+
+    name: str
+    run_id: str
+
+    def log(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
+        """Queue values for one step; `time` in seconds since the epoch."""
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Queue facts about the run; keys without the `computemeter.` prefix."""
+
+    def close(self, timeout: float = 5.0) -> int:
+        """Send what is queued, for at most `timeout` seconds; return how much was not delivered."""
+
+
+Trackers: TypeAlias = Literal["auto"] | tuple[str | Sink, ...]
+"""What `validate_trackers` makes of the option: "auto", or the names and sinks asked for."""
+
+
+def sink_name_of(logger: object) -> str | None:
+    """Name the sink that writes to this logger's run; None for any other logger."""
+    for cls in type(logger).__mro__:
+        if name := _LOGGERS_OF_SINKS.get(cls.__name__):
+            return name
+    return None
+
+
+def validate_trackers(trackers: str | Iterable[str | Sink] | None) -> Trackers:
+    """Check the option `trackers` before a run begins.
+
+    Args:
+        trackers: "auto", None for none, or names of installed sinks and ready-made sinks.
+
+    Returns:
+        "auto" or a tuple, which may be given to `attach_all` any number of times.
+
+    Raises:
+        ValueError: for a name that no installed sink has.
+        TypeError: for anything that is neither a name nor a sink.
+    """
+    if trackers is None:
+        return ()
+    if isinstance(trackers, str):
+        return _only_auto(trackers)
+    if not isinstance(trackers, Iterable):
+        raise TypeError(f"trackers={trackers!r}: {_accepted()}")
+    items = tuple(trackers)
+    for item in items:
+        _check_item(item)
+    return items
+
+
+def attach_all(trackers: str | Iterable[str | Sink] | None, context: RunContext) -> list[Sink]:
+    """Attach the sinks that `trackers` asks for; a sink that fails is warned of and left out.
+
+    Args:
+        trackers: "auto" for every installed sink that finds a run, None for none, else names of
+            sinks and ready-made `Sink` objects.
+        context: what the sinks may look at.
+
+    Raises:
+        ValueError: for a name that no installed sink has.
+        TypeError: for anything that is neither a name nor a sink.
+    """
+    wanted = validate_trackers(trackers)
+    items = () if wanted == "auto" else wanted
+    ready = [item for item in items if not isinstance(item, str)]
+    names = None if wanted == "auto" else {item for item in items if isinstance(item, str)}
+    attached = (_attach(point, context, asked_for=names is not None) for point in _entries(names))
+    # A sink given twice, by name and ready-made, would log every value twice.
+    sinks: dict[tuple[str, str], Sink] = {}
+    for sink in [*ready, *(sink for sink in attached if sink is not None)]:
+        sinks.setdefault((sink.name, sink.run_id), sink)
+    return list(sinks.values())
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what no tracker stores as it is: NaN and the infinities."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def redact(text: str) -> str:
+    """Hide the credentials of every URI in a text.
+
+    >>> redact("cannot reach http://ann:s3cret@host:5000/api")
+    'cannot reach http://***@host:5000/api'
+    """
+    return _SECRET_PARAMETER.sub(r"\1***", _USER_AND_PASSWORD.sub("***@", text))
+
+
+def describe(error: BaseException) -> str:
+    r"""Write an error as one short line without credentials.
+
+    >>> describe(ValueError("bad\n  value"))
+    'ValueError: bad value'
+    """
+    text = redact(" ".join(str(error).split()))
+    shown = text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "..."
+    return f"{type(error).__name__}: {shown}"
+
+
+def _only_auto(trackers: str) -> Literal["auto"]:
+    if trackers == "auto":
+        return "auto"
+    raise ValueError(f"trackers={trackers!r}: {_accepted()}")
+
+
+def _check_item(item: object) -> None:
+    if isinstance(item, str):
+        if item not in _installed():
+            raise ValueError(f"trackers: no sink is named {item!r}; {_accepted()}")
+    elif not isinstance(item, Sink) or isinstance(item, type):
+        raise TypeError(f"trackers: {item!r} is neither a name nor a sink; {_accepted()}")
+
+
+def _accepted() -> str:
+    names = ", ".join(repr(name) for name in sorted(_installed())) or "none is installed"
+    return f'accepted are "auto", None, or a list of Sink objects and names of sinks ({names})'
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _entries(names: set[str] | None) -> Iterator[EntryPoint]:
+    """Yield the installed sinks of these names, all of them for None, in a fixed order."""
+    for name, point in sorted(_installed().items()):
+        if names is None or name in names:
+            yield point
+
+
+def _attach(point: EntryPoint, context: RunContext, *, asked_for: bool) -> Sink | None:
+    try:
+        sink = point.load()(context)
+    except Exception as error:  # noqa: BLE001 - a tracker's trouble is never the training's
+        context.warn(f"the sink {point.name!r} could not attach: {describe(error)}")
+        return None
+    if isinstance(sink, Sink):
+        return sink
+    # With "auto" it is nobody's surprise that no run of this tracker is open.
+    if asked_for or sink is not None:
+        context.warn(f"the sink {point.name!r} found no run to write to")
+    return None
