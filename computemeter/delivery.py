@@ -83,7 +83,7 @@ class Delivery(Generic[Point]):
         return self._accepted - self._delivered
 
     def put(self, point: Point) -> None:
-        """Queue a point; never blocks, never raises. After `close` it is ignored."""
+        """Queue a point; never blocks, never raises. While it closes the point is ignored."""
         if self._deadline is not None or os.getpid() != self._pid:
             return
         self._accepted += 1
@@ -96,7 +96,7 @@ class Delivery(Generic[Point]):
             self._start()
 
     def close(self, timeout: float = 5.0) -> int:
-        """Send what is queued, for at most `timeout` seconds.
+        """Send what is queued, for at most `timeout` seconds; the next `put` opens it again.
 
         Returns:
             How many points were not delivered, dropped ones included.
@@ -107,7 +107,20 @@ class Delivery(Generic[Point]):
         self._knocks.put(None)
         if self._thread is not None:
             self._thread.join(max(0.0, timeout))
+        self._allow_again()
         return self.undelivered
+
+    def _allow_again(self) -> None:
+        """Let another `put` start a thread, for a sink that serves one fit after another.
+
+        Not where a `send` hangs: two threads would take turns with one batch.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._deadline = None
+        if self._thread is not None:
+            self._thread = None
+            self._starting.release()
 
     def _drop_oldest(self) -> None:
         # The thread may have emptied the queue since it was measured.
@@ -177,6 +190,5 @@ class Delivery(Generic[Point]):
         self._warned = True
         with suppress(Exception):  # a warning turned into an error must not end the thread
             self._warn(
-                f"{self._label}: sending failed, training goes on and the ledger keeps everything "
-                f"({describe(error)})"
+                f"{self._label}: sending failed, the ledger keeps everything ({describe(error)})"
             )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from computemeter.sinks import describe
+from computemeter.sinks import describe, log_warning
 
-_LOG = logging.getLogger("computemeter")
 _KEPT = 20
 
 P = ParamSpec("P")
@@ -30,6 +28,14 @@ class Failures:
         """Keep an exception that must not reach the user's training."""
         self.warn(f"{where} failed: {describe(error)}")
 
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R | None:
+        """Call a function of the meter's; an exception is kept and the result is None."""
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - metering never stops a training run
+            self.record(getattr(function, "__qualname__", str(function)), error)
+            return None
+
     def warn(self, message: str) -> None:
         """Keep a message; log it if it is new."""
         first = message not in self._messages
@@ -37,8 +43,7 @@ class Failures:
             return
         self._messages[message] = self._messages.get(message, 0) + 1
         if first:
-            # Not `warnings.warn`: under `-W error` that would raise into the user's training.
-            _LOG.warning("computemeter: %s (training goes on)", message)
+            log_warning(message)
 
     @property
     def messages(self) -> tuple[str, ...]:
@@ -63,14 +68,10 @@ S = TypeVar("S", bound=HasFailures)
 def guarded(
     method: Callable[Concatenate[S, P], R],
 ) -> Callable[Concatenate[S, P], R | None]:
-    """Keep a method from raising: the exception goes to `self.failures`, the result is None."""
+    """Keep a hook from raising: the exception goes to `self.failures`, the result is None."""
 
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R | None:
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - metering never stops a training run
-            self.failures.record(method.__name__, error)
-            return None
+        return self.failures.call(method, self, *args, **kwargs)
 
     functools.update_wrapper(call, method)
     return call

@@ -18,6 +18,8 @@ from computemeter.results import Reading
 from computemeter.sinks import RunContext, Sink, attach_all
 
 FOLDER = "compute_ledger"
+_SECONDS_AT_EXIT = 5.0
+"""For all trackers together, to send what is left when a run ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Journal:
 
     def __init__(self, place: Place, reading: Reading, failures: Failures) -> None:
         self.segment = new_segment_id()
-        self._failures = failures
+        self._try = failures.call
         self._judged: tuple[str, str] | None = None
         self._loggers = place.plain_loggers if place.writes else ()
         options = reading.options
@@ -97,19 +99,25 @@ class Journal:
             self._try(logger.log_metrics, dict(snapshot.metrics), step=snapshot.step)
         self._note_judgement(snapshot.judgement, snapshot.time)
 
-    def close(self, status: str, snapshot: Snapshot, summary: Summary) -> int:
+    def close(self, status: str, snapshot: Snapshot | None, summary: Summary | None) -> int:
         """Write the end and let the sinks send what is left; return what they could not.
 
         Args:
             status: "finished", "failed" or "interrupted".
-            snapshot: the last one.
-            summary: of the segment.
+            snapshot: the last one, None where none could be taken.
+            summary: of the segment, None where none could be made.
         """
-        self._tag({f"segment.{self.segment}": json.dumps(_totals(snapshot), separators=(",", ":"))})
+        if snapshot is not None:
+            totals = json.dumps(_totals(snapshot), separators=(",", ":"))
+            self._tag({f"segment.{self.segment}": totals})
         if self._ledger:
-            self._try(self._ledger.end, status, snapshot.time, summary.to_dict())
+            self._try(self._ledger.end, status, time.time(), summary.to_dict() if summary else {})
             self._try(self._ledger.close)
-        return sum(self._try(sink.close, timeout=5.0) or 0 for sink in self._sinks)
+        deadline = time.monotonic() + _SECONDS_AT_EXIT
+        return sum(
+            self._try(sink.close, timeout=max(0.0, deadline - time.monotonic())) or 0
+            for sink in self._sinks
+        )
 
     def _note_judgement(self, judgement: Judgement, at: float) -> None:
         """Tag and record the verdict, once for each change."""
@@ -129,13 +137,6 @@ class Journal:
 
     def _tracker_run(self) -> str | None:
         return next((sink.run_id for sink in self._sinks), None)
-
-    def _try(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - a tracker or a disk never stops a training run
-            self._failures.record(getattr(function, "__qualname__", str(function)), error)
-            return None
 
 
 def _open_ledger(

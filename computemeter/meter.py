@@ -13,7 +13,7 @@ from typing import Any, Self, Unpack
 from computemeter.book import StepBook
 from computemeter.clock import TrainingClock
 from computemeter.counters.signature import examples
-from computemeter.failures import Failures, guarded
+from computemeter.failures import Failures
 from computemeter.journal import Journal, Place
 from computemeter.options import Options, OptionValues, check_count
 from computemeter.reconcile import is_loud
@@ -88,35 +88,38 @@ class Meter:
     ) -> None:
         interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         status = "interrupted" if interrupted else "finished" if kind is None else "failed"
-        self.close(status)
-        self.print_summary()
+        self.failures.call(self.close, status)
+        self.failures.call(self.print_summary)
 
     @contextmanager
-    def step(self, batch: Any = None) -> Iterator[None]:
+    def step(self, batch: Any = None, facts: Hashable = ()) -> Iterator[None]:
         """Meter one training step: forward, backward and, where there is one, optimizer step.
 
         Args:
             batch: the step's input, looked at for its shapes; without it, steps of different
                 shapes are told apart only by counting some of them again.
+            facts: what else decides how much work the step is.
         """
-        self.start_step(batch)
+        safely, completed = self.failures.call, False
+        safely(self.start_step, batch, facts)
         try:
             yield
-        except BaseException:
-            self.end_step(completed=False)
-            raise
-        self.end_step()
+            completed = True
+        finally:
+            safely(self.end_step, completed=completed)
+            # Whatever failed above, no counting may stay on in the user's code.
+            safely(self._counter_off)
         if self._log_every and self._steps % self._log_every == 0:
-            self.log(self._steps)
+            safely(self.log, self._steps)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Leave the time of a block out: it is no training."""
-        self.leave_out()
+        self.failures.call(self.leave_out)
         try:
             yield
         finally:
-            self.take_back()
+            self.failures.call(self.take_back)
 
     def validation(self) -> Any:
         """Leave validation out: neither its time nor its operations are training."""
@@ -172,9 +175,8 @@ class Meter:
         """
         self._carried = carried_from(state)
 
-    # What a callback calls. Nothing below raises.
+    # What a callback calls; it guards each call with `failures.call`.
 
-    @guarded
     def attach(
         self,
         counter: Any,
@@ -191,12 +193,11 @@ class Meter:
             ranks: processes that each do what this one does.
             carried: of earlier segments of the run.
         """
-        self._log_every = None
+        self._log_every = None  # the framework's own logging steps decide
         self._counter, self._place, self._ranks = counter, place, ranks
         self._carried = carried or self._carried
         self._open()
 
-    @guarded
     def start_step(self, batch: Any = None, facts: Hashable = ()) -> None:
         """Begin a step; `facts` are further things that decide how much work it is."""
         if self._step is not None:
@@ -209,7 +210,6 @@ class Meter:
             step.counting = True
             counter.start()
 
-    @guarded
     def end_step(self, *, completed: bool = True) -> None:
         """End the step; one that raised is not booked."""
         step, self._step = self._step, None
@@ -226,17 +226,14 @@ class Meter:
         if self._journal is None:
             self._open()
 
-    @guarded
     def leave_out(self) -> None:
         """Begin a time that is no training."""
         self._clock.leave_out()
 
-    @guarded
     def take_back(self) -> None:
         """End a time that is no training."""
         self._clock.take_back()
 
-    @guarded
     def log(self, step: int, loss: float | None = None) -> None:
         """Record the state under the tracker's step."""
         self._open()
@@ -247,7 +244,6 @@ class Meter:
             self._journal.write(snapshot)
         self._warn_of(snapshot.judgement)
 
-    @guarded
     def close(self, status: str, step: int | None = None) -> None:
         """End the segment: record what came since the last logging step, close the ledger.
 
@@ -259,16 +255,16 @@ class Meter:
             return
         self._closed = True
         if self._step is not None:
-            self.end_step(completed=False)
+            self.failures.call(self.end_step, completed=False)
         if self._last is None or self._last.steps != self._steps:
-            self.log(self._steps if step is None else step)
-        if self._journal is None or self._last is None:
+            self.failures.call(self.log, self._steps if step is None else step)
+        if self._journal is None:
             return
-        left = self._journal.close(status, self._last, self.summary())
+        summary = self.failures.call(self.summary)
+        left = self._journal.close(status, self._last, summary)
         if left:
             self.failures.warn(f"{left} values did not reach the tracker; the ledger has them")
 
-    @guarded
     def print_summary(self) -> None:
         """Print the table at the end, unless `verbose=0`."""
         if self.options.verbose and self._place.writes:
@@ -276,7 +272,6 @@ class Meter:
 
             print_summary(self.summary())
 
-    @guarded
     def _open(self) -> None:
         if self._journal is not None:
             return
@@ -286,6 +281,10 @@ class Meter:
             from computemeter.table import print_start
 
             print_start(reading.known_device, reading.device_count)
+
+    def _counter_off(self) -> None:
+        if self._counter is not None:
+            self._counter.off()
 
     def _stop_counting(self) -> Count | None:
         try:

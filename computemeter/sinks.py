@@ -7,12 +7,15 @@ never block: `log` and `tag` only queue. Sinks are found through the entry-point
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+_LOG = logging.getLogger("computemeter")
 
 ENTRY_POINT_GROUP = "computemeter.sinks"
 
@@ -121,6 +124,14 @@ def attach_all(trackers: str | Iterable[str | Sink] | None, context: RunContext)
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """Leave out what no tracker stores as it is: NaN and the infinities."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def log_warning(message: str) -> None:
+    """Warn the user in one line.
+
+    Not through `warnings.warn`: under `-W error` that would raise into the user's training.
+    """
+    _LOG.warning("computemeter: %s (training goes on)", message)
 
 
 def redact(text: str) -> str:

@@ -9,10 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from computemeter.records import Device, Summary
-from computemeter.units import format_compute, format_flops, format_seconds
+from computemeter.units import format_compute, format_flops, format_pfs_days, format_seconds
 
 _STYLES = {"agree": "green", "warn": "yellow", "alarm": "red", "unknown": "dim"}
 _OPS_SHOWN = 4
+_SHARE_SHOWN = 0.01
 
 
 def print_start(device: Device, count: int) -> None:
@@ -74,16 +75,13 @@ def _operations(summary: Summary) -> str:
 def _gpu_time(summary: Summary) -> str:
     if summary.peak_flops is None:
         return f"unknown ({summary.device_count} x {summary.device_name})"
-    peak = format_flops(summary.peak_flops, "FLOP/s")
-    return (
-        f"{_pfs_days(summary.pfs_days_gpu_time)} = {summary.device_count} x {summary.device_name}"
-        f" x {peak} ({summary.precision}) x {format_seconds(summary.training_seconds)}"
-        f" x {summary.assumed_utilization:.2g}"
+    factors = (
+        f"{summary.device_count} x {summary.device_name}",
+        f"{format_flops(summary.peak_flops, 'FLOP/s')} ({summary.precision})",
+        format_seconds(summary.training_seconds),
+        f"{summary.assumed_utilization:.2g}",
     )
-
-
-def _pfs_days(days: float | None) -> str:
-    return "unknown" if days is None else f"{days:.2g} pfs-days"
+    return f"{format_pfs_days(summary.pfs_days_gpu_time or 0)} = {' x '.join(factors)}"
 
 
 def _verdict(summary: Summary) -> str:
@@ -109,5 +107,6 @@ def _time(summary: Summary) -> str:
 def _largest(summary: Summary) -> str:
     if not summary.model_flops:
         return "nothing was counted"
-    largest = sorted(summary.by_op.items(), key=lambda item: -item[1])[:_OPS_SHOWN]
-    return ", ".join(f"{name} {flops / summary.model_flops:.0%}" for name, flops in largest)
+    shares = {name: flops / summary.model_flops for name, flops in summary.by_op.items()}
+    largest = sorted(shares.items(), key=lambda item: -item[1])[:_OPS_SHOWN]
+    return ", ".join(f"{name} {share:.0%}" for name, share in largest if share >= _SHARE_SHOWN)

@@ -46,13 +46,19 @@ def format_compute(flops: float) -> str:
     >>> format_compute(117_000_000_000)
     '117 GFLOP = 1.4e-9 pfs-days'
     """
-    days = pfs_days(flops)
-    if 0 < abs(days) < 1e-3:
-        mantissa, _, exponent = f"{days:.1e}".partition("e")
-        written = f"{mantissa}e{int(exponent)}"
-    else:
-        written = _three_digits(days)
-    return f"{format_flops(flops)} = {written} pfs-days"
+    return f"{format_flops(flops)} = {format_pfs_days(pfs_days(flops))}"
+
+
+def format_pfs_days(days: float) -> str:
+    """Write petaflop/s-days at any size.
+
+    >>> format_pfs_days(1.354e-9), format_pfs_days(0.0932), format_pfs_days(3640)
+    ('1.4e-9 pfs-days', '0.0932 pfs-days', '3,640 pfs-days')
+    """
+    if not 0 < abs(days) < 1e-3:
+        return f"{_three_digits(days)} pfs-days"
+    mantissa, _, exponent = f"{days:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)} pfs-days"
 
 
 def format_seconds(seconds: float) -> str:

@@ -69,6 +69,12 @@ class TorchCounter:
         count = mode.count()
         return count if count.model_flops or count.uncounted_ops else None
 
+    def off(self) -> None:
+        """Make sure that nothing is being counted any more."""
+        if self._mode is not None:
+            mode, self._mode = self._mode, None
+            mode.stop()
+
     def device(self) -> Device | None:
         """Describe where the model trains; None before that is known."""
         return None if self._device is None else torch_device(self._device)

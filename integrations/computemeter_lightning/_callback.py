@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Unpack
 from weakref import ref
 
 from computemeter.counters.torch_counter import TorchCounter
-from computemeter.failures import guarded
+from computemeter.failures import Failures, guarded
 from computemeter.journal import Place
 from computemeter.meter import Meter, carried_from
 from computemeter.options import Options, OptionValues
@@ -63,6 +64,7 @@ class ComputeMeter(Callback):
         Options.from_user(options, also=("loss_key",))
         if loss_key is not None and not isinstance(loss_key, str):
             raise TypeError(f"loss_key={loss_key!r}: accepted is a text, or None")
+        self.failures = Failures()
         self._options = options
         self._loss_key = loss_key
         self._meter = Meter(**options)
@@ -72,75 +74,20 @@ class ComputeMeter(Callback):
         self._loss = LossWindow()
         self._step: int | None = None
 
-    @property
-    def failures(self) -> Any:
-        """What went wrong inside the meter."""
-        return self._meter.failures
-
     def summary(self) -> Summary:
         """Return the compute of the last fit so far, by both methods."""
         return self._meter.summary()
 
-    # The Trainer's hooks.
-
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin a segment: a fresh meter, the Trainer's two ways to run a batch wrapped."""
-        self._begin(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log where the Trainer logs."""
-        self._after_batch(trainer, pl_module, outputs)
-
-    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Validation is not training."""
-        self._meter.leave_out()
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Training goes on."""
-        self._meter.take_back()
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """End the segment while the loggers are still open."""
-        self._end("finished")
-
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Print the table, after the progress bar has gone."""
-        self._meter.print_summary()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """End the segment of a fit that was cut short."""
-        interrupted = isinstance(exception, KeyboardInterrupt)
-        self._end("interrupted" if interrupted else "failed")
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave nothing patched, whatever happened."""
-        if stage == "fit":
-            self._end("failed")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the run's totals for the checkpoint."""
-        return self._state() or {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the run's totals from a checkpoint."""
-        self._restore(state_dict)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open files and threads behind, so that a Trainer can be copied or spawned."""
-        fresh = {"_meter": Meter(**self._options), "_patches": Patches(), "_trainer": None}
-        return {**self.__dict__, **fresh}
-
-    # What they do; none of it raises.
+    # The Trainer's hooks. None of them raises.
 
     @guarded
-    def _begin(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin a segment: a fresh meter, the Trainer's two ways to run a batch wrapped."""
         same = self._trainer is not None and self._trainer() is trainer
         carried = self._restored or (carried_from(self._meter.state_dict()) if same else None)
-        self._restored, self._step = None, None
-        self._trainer = ref(trainer)
+        self._restored, self._step, self._trainer = None, None, ref(trainer)
         self._meter = Meter(**self._options)
+        self._meter.failures = self.failures
         self._meter.attach(
             TorchCounter(pl_module.parameters(), trainer.strategy.root_device),
             _place(trainer),
@@ -151,32 +98,71 @@ class ComputeMeter(Callback):
         self._wrap(trainer, pl_module)
 
     @guarded
-    def _after_batch(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
-        epoch_loop = trainer.fit_loop.epoch_loop
-        self._step = epoch_loop._batches_that_stepped
-        automatic = pl_module.automatic_optimization
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log where the Trainer logs."""
+        fit_loop, automatic = trainer.fit_loop, pl_module.automatic_optimization
+        self._step = fit_loop.epoch_loop._batches_that_stepped
         if self._loss.accumulates:
             self._loss.add(outputs)
-            if automatic and trainer.fit_loop._should_accumulate():
+            if automatic and fit_loop._should_accumulate():
                 return
         if trainer._logger_connector.should_update_logs:
-            loss = self._loss.mean(outputs, automatic) if trainer.is_global_zero else None
+            read = self.failures.call
+            loss = read(self._loss.mean, outputs, automatic) if trainer.is_global_zero else None
             self._meter.log(self._step, loss)
         self._loss.clear()
 
     @guarded
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Validation is not training."""
+        self._meter.leave_out()
+
+    @guarded
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Training goes on."""
+        self._meter.take_back()
+
+    @guarded
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """End the segment while the loggers are still open."""
+        self._end("finished")
+
+    @guarded
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the table, after the progress bar has gone."""
+        self._meter.print_summary()
+
+    @guarded
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """End the segment of a fit that was cut short."""
+        self._end("interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+
+    @guarded
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave nothing patched, whatever happened."""
+        if stage == "fit":
+            self._end("failed")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the run's totals for the checkpoint."""
+        return self.failures.call(self._meter.state_dict) or {}
+
+    @guarded
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the run's totals from a checkpoint."""
+        self._restored = carried_from(state_dict) if state_dict else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files and threads behind, so that a Trainer can be copied or spawned."""
+        fresh = {"_meter": Meter(**self._options), "_patches": Patches(), "_trainer": None}
+        return {**self.__dict__, **fresh}
+
     def _end(self, status: str) -> None:
-        self._patches.remove()
+        self.failures.call(self._patches.remove)
         if self._trainer is not None:
             self._meter.close(status, self._step)
-
-    @guarded
-    def _state(self) -> dict[str, Any]:
-        return self._meter.state_dict()
-
-    @guarded
-    def _restore(self, state: dict[str, Any]) -> None:
-        self._restored = carried_from(state) if state else None
 
     def _wrap(self, trainer: Any, pl_module: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
@@ -200,31 +186,28 @@ def _metered_step(
     meter: Meter, facts: Callable[[], Hashable], run: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Wrap the Trainer's `run(..., kwargs)` of one batch; `kwargs` holds the batch."""
+    safely = meter.failures.call
 
     @functools.wraps(run)
     def metered(*args: Any, **kwargs: Any) -> Any:
-        meter.start_step(_batch_of(args, kwargs), facts())
-        completed = False
-        try:
-            result = run(*args, **kwargs)
-            completed = True
-        finally:
-            meter.end_step(completed=completed)
-        return result
+        batch = safely(_batch_of, args, kwargs)
+        with safely(meter.step, batch, safely(facts)) or nullcontext():
+            return run(*args, **kwargs)
 
     return metered
 
 
 def _left_out(meter: Meter, call: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a method whose time is not training."""
+    safely = meter.failures.call
 
     @functools.wraps(call)
     def left_out(*args: Any, **kwargs: Any) -> Any:
-        meter.leave_out()
+        safely(meter.leave_out)
         try:
             return call(*args, **kwargs)
         finally:
-            meter.take_back()
+            safely(meter.take_back)
 
     return left_out
 

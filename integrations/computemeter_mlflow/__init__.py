@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from computemeter.delivery import Delivery
-from computemeter.sinks import RunContext, finite, redact, sink_name_of
+from computemeter.sinks import RunContext, finite, log_warning, redact, sink_name_of
 from computemeter_mlflow._batches import LogBatch, Value, in_calls, open_run
 
 __all__ = ["MLflowSink", "attach"]
@@ -60,8 +59,8 @@ class MLflowSink:
         Args:
             tracking_uri: of the server or database; None for MLflow's current one.
             run_id: of a run that exists.
-            warn: takes one line when the tracker fails; called from another thread. Python's
-                warnings if left out.
+            warn: takes one line when the tracker fails; called from another thread; logged if
+                left out.
             interval: seconds between batches.
 
         Raises:
@@ -80,7 +79,7 @@ class MLflowSink:
         self._sent_tags: Mapping[str, str] = {}
         self._delivery: Delivery[_Point] = Delivery(
             self._send,
-            warn=warn or _warn,
+            warn=warn or log_warning,
             label=f"MLflow at {redact(self.tracking_uri)}",
             interval=interval,
         )
@@ -152,7 +151,3 @@ def _import_mlflow() -> Any:
             "mlflow is not installed: pip install 'computemeter[mlflow]'"
         ) from error
     return mlflow
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from computemeter.delivery import Delivery
-from computemeter.sinks import RunContext, finite, sink_name_of
+from computemeter.sinks import RunContext, finite, log_warning, sink_name_of
 
 __all__ = ["WandbSink", "attach"]
 
@@ -66,7 +65,7 @@ class WandbSink:
         self._tags: Mapping[str, str] = {}
         self._entry: dict[str, Any] | None = None
         self._delivery: Delivery[_Row] = Delivery(
-            self._send, warn=warn or _warn, label="W&B", interval=interval
+            self._send, warn=warn or log_warning, label="W&B", interval=interval
         )
 
     def log(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
@@ -127,7 +126,3 @@ def _nest(entry: dict[str, Any], path: list[str], text: str) -> None:
 def _open_run() -> Any:
     """Find the open run without importing W&B: not imported, it has none."""
     return getattr(sys.modules.get("wandb"), "run", None)
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)

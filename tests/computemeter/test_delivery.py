@@ -64,9 +64,10 @@ def test_the_thread_starts_with_the_first_point_and_is_a_daemon(tracker):
     assert sending.close() == 0
     sending = deliver_to(tracker)
     sending.put(1)
-    assert sending._thread.daemon
+    thread = sending._thread
+    assert thread.daemon
     sending.close(SOON)
-    assert not sending._thread.is_alive()
+    assert not thread.is_alive()
 
 
 def test_half_a_queue_does_not_wait_for_the_interval(tracker):
@@ -156,13 +157,14 @@ def test_a_full_queue_drops_the_oldest_and_says_how_many(tracker):
     assert tracker.points == ["first", *range(15, 25)]
 
 
-def test_after_close_nothing_is_accepted(tracker):
+def test_after_close_it_opens_again_for_the_next_fit(tracker):
     sending = deliver_to(tracker)
     sending.put(1)
     sending.close(SOON)
     sending.put(2)
     assert sending.close(SOON) == 0
-    assert tracker.points == [1]
+    assert sending.close(SOON) == 0
+    assert tracker.points == [1, 2]
 
 
 def test_a_thread_that_cannot_start_costs_a_warning(tracker, monkeypatch):

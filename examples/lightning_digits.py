@@ -1,0 +1,61 @@
+"""Train a small convolutional net on scikit-learn's handwritten digits, metered, into MLflow."""
+
+import os
+import sys
+import warnings
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import MLFlowLogger
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset, random_split
+
+from computemeter.lightning import ComputeMeter
+
+warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec).*")
+STORE = "sqlite:///mlflow.db"
+
+
+class DigitsNet(pl.LightningModule):
+    """Three convolutions on 8x8 grey images, ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (1, 64, 128, 128)
+        blocks = [
+            (nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
+            for before, after in zip(widths, widths[1:], strict=False)
+        ]
+        layers = [layer for block in blocks for layer in block]
+        self.net = nn.Sequential(*layers, nn.Dropout(0.2), nn.Flatten(), nn.Linear(128 * 64, 10))
+
+    def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+        loss = cross_entropy(self.net(batch[0]), batch[1])
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], _: int) -> None:
+        hits = self.net(batch[0]).argmax(1) == batch[1]
+        self.log("accuracy", hits.float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+def main(epochs: int = 40) -> None:
+    pl.seed_everything(0)
+    digits = load_digits()  # 1,797 real images, shipped in the package
+    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
+    train, rest = random_split(TensorDataset(images, torch.tensor(digits.target)), [1500, 297])
+    logger = MLFlowLogger("digits", tracking_uri=STORE)
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=logger, log_every_n_steps=10,
+                         callbacks=[ComputeMeter()])  # fmt: skip
+    trainer.fit(DigitsNet(), DataLoader(train, 32, shuffle=True), DataLoader(rest, 297))
+    mlflow = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "mlflow"))
+    print(f"\nTo see it in MLflow:  {mlflow} ui --backend-store-uri {STORE}")
+
+
+if __name__ == "__main__":
+    main()
