@@ -53,7 +53,7 @@ class Journal:
     def __init__(self, place: Place, reading: Reading, failures: Failures) -> None:
         self.segment = new_segment_id()
         self._try = failures.call
-        self._judged: tuple[str, str] | None = None
+        self._judged: Judgement | None = None
         self._loggers = place.plain_loggers if place.writes else ()
         options = reading.options
         self._sinks: list[Sink] = []
@@ -97,7 +97,8 @@ class Journal:
             self._try(sink.log, snapshot.metrics, step=snapshot.step, time=snapshot.time)
         for logger in self._loggers:
             self._try(logger.log_metrics, dict(snapshot.metrics), step=snapshot.step)
-        self._note_judgement(snapshot.judgement, snapshot.time)
+        if _changed(self._judged, snapshot.judgement):
+            self._note_judgement(snapshot.judgement, snapshot.time)
 
     def close(self, status: str, snapshot: Snapshot | None, summary: Summary | None) -> int:
         """Write the end and let the sinks send what is left; return what they could not.
@@ -108,6 +109,8 @@ class Journal:
             summary: of the segment, None where none could be made.
         """
         if snapshot is not None:
+            # The words of the last verdict have the numbers of when it was reached.
+            self._note_judgement(snapshot.judgement, snapshot.time)
             totals = json.dumps(_totals(snapshot), separators=(",", ":"))
             self._tag({f"segment.{self.segment}": totals})
         if self._ledger:
@@ -120,12 +123,13 @@ class Journal:
         )
 
     def _note_judgement(self, judgement: Judgement, at: float) -> None:
-        """Tag and record the verdict, once for each change."""
-        judged = (judgement.verdict, judgement.cause)
-        if judged == self._judged:
-            return
-        self._judged = judged
-        facts = {"verdict": judged[0], "cause": judged[1], "diagnosis": judgement.diagnosis}
+        """Tag and record the verdict."""
+        self._judged = judgement
+        facts = {
+            "verdict": judgement.verdict,
+            "cause": judgement.cause,
+            "diagnosis": judgement.diagnosis,
+        }
         self._tag(facts)
         if self._ledger:
             self._try(self._ledger.event, "verdict", at, **facts)
@@ -167,6 +171,10 @@ def _header(place: Place, reading: Reading, journal: Journal) -> LedgerHeader:
         base_model=options.base_model,
         trackers={sink.name: sink.run_id for sink in journal.sinks},
     )
+
+
+def _changed(before: Judgement | None, now: Judgement) -> bool:
+    return before is None or (before.verdict, before.cause) != (now.verdict, now.cause)
 
 
 def _user() -> str | None:

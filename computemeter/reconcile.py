@@ -18,6 +18,10 @@ from computemeter.units import format_compute, format_flops, format_seconds
 _LOUD: frozenset[Cause] = frozenset({"count_suspect", "peak_suspect"})
 _IDLE_BELOW = 0.5
 """Share of training time spent in steps below which waiting is named as the cause."""
+_PLAUSIBLE_SHARE = {"cpu": 0.9}
+_PLAUSIBLE_ELSEWHERE = 0.66
+"""Shares of peak that training reaches without any fault in the numbers. A CPU's matrix library
+comes near the peak; on a GPU two thirds is what the best published runs reach."""
 _OPS_NAMED = 3
 
 
@@ -259,6 +263,12 @@ def _high_utilization(case: _Case) -> _Finding | None:
     e = case.evidence
     if case.ratio is None or case.ratio >= 1:
         return None
+    if case.implied <= _PLAUSIBLE_SHARE.get(e.device_kind, _PLAUSIBLE_ELSEWHERE):
+        return "none", (
+            f"the methods differ {case.apart} because this run uses {_percent(case.implied)} of "
+            f"peak where {_percent(e.assumed_utilization)} is assumed, as large matrix products "
+            f"do{_left_out(e)}"
+        )
     return "peak_suspect", (
         f"this would be {_percent(case.implied)} of peak where "
         f"{_percent(e.assumed_utilization)} is assumed: possible where large matrix products fill "

@@ -51,7 +51,7 @@ def main(epochs: int = 40) -> None:
     train, rest = random_split(TensorDataset(images, torch.tensor(digits.target)), [1500, 297])
     logger = MLFlowLogger("digits", tracking_uri=STORE)
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=logger, log_every_n_steps=10,
-                         callbacks=[ComputeMeter()])  # fmt: skip
+                         callbacks=[ComputeMeter(settle_seconds=10)])  # fmt: skip
     trainer.fit(DigitsNet(), DataLoader(train, 32, shuffle=True), DataLoader(rest, 297))
     mlflow = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "mlflow"))
     print(f"\nTo see it in MLflow:  {mlflow} ui --backend-store-uri {STORE}")

@@ -176,8 +176,26 @@ def test_high_utilization_is_worded_with_care():
 
 
 def test_on_a_processor_the_advice_is_about_the_processor():
-    judgement = judged(model_flops=72 * 10**12, device_kind="cpu")
+    judgement = judged(model_flops=95 * 10**12, device_kind="cpu")
+    assert judgement.cause == "peak_suspect"
     assert judgement.diagnosis.endswith("check cores, clock, vector width and work counted twice")
+
+
+def test_a_processor_that_works_well_is_no_fault():
+    # A CPU's matrix library reaches most of the peak: 40 % of it is 0.40 / 0.17 = 2.35x the
+    # assumption, and nothing to warn of.
+    judgement = judged(
+        model_flops=40 * 10**12,
+        gpu_time_flops=17 * 10**12,
+        assumed_utilization=0.17,
+        device_kind="cpu",
+    )
+    assert (judgement.verdict, judgement.cause) == ("warn", "none")
+    assert not is_loud(judgement)
+    assert judgement.diagnosis == (
+        "the methods differ 2.35x because this run uses 40 % of peak where 17 % is assumed, as "
+        "large matrix products do"
+    )
 
 
 def test_uncounted_operations_make_the_count_suspect():
