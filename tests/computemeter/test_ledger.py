@@ -21,8 +21,8 @@ from computemeter.ledger import (
     LedgerWriter,
     new_segment_id,
     read_ledger,
-    records_from_ledgers,
 )
+from computemeter.ledger_runs import records_from_ledgers
 
 
 def header(segment="seg-1", run="run-1", **fields):
