@@ -43,7 +43,7 @@ def test_pfs_days_divides():
         (486 * PF, "486 PFLOP"),
         (314 * 10**21, "314 ZFLOP"),
         (10**25, "10 YFLOP"),
-        (5 * 10**28, "5.000e+04 YFLOP"),
+        (5 * 10**28, "50,000 YFLOP"),
         (-1_500, "-1.5 KFLOP"),
     ],
 )
@@ -66,7 +66,7 @@ def test_format_flops_takes_a_unit():
         (863 * 10**14, "86.3 PFLOP = 1.0e-3 pfs-days"),
         (PFS_DAY, "86.4 EFLOP = 1 pfs-days"),
         (999 * PFS_DAY, "86.3 ZFLOP = 999 pfs-days"),
-        (12_345 * PFS_DAY, "1.07 YFLOP = 1.2e4 pfs-days"),
+        (12_345 * PFS_DAY, "1.07 YFLOP = 12,345 pfs-days"),
         (1, "1 FLOP = 1.2e-20 pfs-days"),
     ],
 )
@@ -74,7 +74,6 @@ def test_format_compute(flops, text):
     assert format_compute(flops) == text
 
 
-@pytest.mark.xfail(reason="three significant digits turn 1,000 to 9,999 into 3.63e+03")
 def test_thousands_of_pfs_days_read_like_the_rest():
     # 3.14e23 / 8.64e19 = 3,634: either form is fine, a Python exponent is not
     assert "e+" not in format_compute(314 * 10**21)
@@ -98,7 +97,6 @@ def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
 
 
-@pytest.mark.xfail(reason="rounds within its own unit: 1e+03 ms and 60 s")
 @pytest.mark.parametrize(("seconds", "text"), [(0.9996, "1 s"), (59.96, "1 min 0 s")])
 def test_format_seconds_rounds_into_the_next_unit(seconds, text):
     assert format_seconds(seconds) == text
