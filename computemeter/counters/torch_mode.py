@@ -11,10 +11,23 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Parameter
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode,
+    _pop_mode,
+    _push_mode,
+)
 
+from computemeter.counters.torch_formulas import NoFormulaError
 from computemeter.counters.torch_ops import Operator, operator_of
+from computemeter.counters.torch_recompute import RecomputeWatch
 from computemeter.records import Count
+
+_FLAGS = (
+    "old_dispatch_mode_flags",
+    "old_non_infra_dispatch_mode_flags",
+    "old_without_ignore_compile_internals_dispatch_mode_flags",
+)
 
 
 class CountingMode(TorchDispatchMode):
@@ -25,6 +38,8 @@ class CountingMode(TorchDispatchMode):
 
     Attributes:
         failure: what went wrong, None while all is well.
+        unreadable: operators whose formula failed, with the error; they are uncounted.
+        paused: whether what runs now does not count.
         parameters: the module parameters that the operators touched.
         device: where the first contraction ran.
     """
@@ -35,12 +50,15 @@ class CountingMode(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.failure: Exception | None = None
+        self.unreadable: dict[str, Exception] = {}
+        self.paused = False
         self.parameters: dict[int, Parameter] = {}
         self.device: torch.device | None = None
         self._model: Counter[str] = Counter()
         self._dtypes: Counter[str] = Counter()
         self._uncounted: Counter[str] = Counter()
         self._recomputed = 0
+        self._watch = RecomputeWatch()
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -49,20 +67,22 @@ class CountingMode(TorchDispatchMode):
 
     def start(self) -> Self:
         """Begin to count."""
+        self._watch.start()
         self.__enter__()
         return self
 
-    def stop(self) -> bool:
-        """Stop counting; say whether the mode could be taken off.
+    def stop(self) -> None:
+        """Stop counting.
 
-        Modes are a stack. If the step left another mode on top, taking ours off would remove that
-        one instead, so ours stays until `stop` is called again.
+        Modes are a stack: if the step left one of its own on top, leaving ours would remove that
+        one instead. Ours is then taken out from below it, and the count is not to be used.
         """
-        if _get_current_dispatch_mode() is not self:
+        self._watch.stop()
+        if _get_current_dispatch_mode() is self:
+            self.__exit__(None, None, None)
+        else:
             self.failure = RuntimeError("the step left a dispatch mode of its own open")
-            return False
-        self.__exit__(None, None, None)
-        return True
+            take_out(self)
 
     def count(self) -> Count:
         """Return what was counted so far."""
@@ -83,6 +103,8 @@ class CountingMode(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
         if not isinstance(func, torch._ops.OpOverload):
             return self._run_higher_order(func, args, kwargs)
         subclasses = [cls for cls in types if _has_own_dispatch(cls)]
@@ -122,9 +144,18 @@ class CountingMode(TorchDispatchMode):
             return
         # strict=False: arguments left at their defaults are not passed.
         arguments = {**dict(zip(operator.arguments, args, strict=False)), **kwargs}
-        flops = operator.formula(arguments, out)
+        try:
+            flops = operator.formula(arguments, out)
+        except Exception as error:  # noqa: BLE001 - one odd operator must not cost the whole count
+            self._uncounted[operator.name] += 1
+            if not isinstance(error, NoFormulaError):
+                self.unreadable[operator.name] = error
+            return
         first = next(value for value in arguments.values() if isinstance(value, Tensor))
         self.device = self.device or first.device
+        if self._watch.is_recomputation():
+            self._recomputed += flops.model + flops.recomputed
+            return
         self._model[operator.name] += flops.model
         self._dtypes[_precision(operator.name, first)] += flops.model
         self._recomputed += flops.recomputed
@@ -144,6 +175,22 @@ def count(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Count:
     if mode.failure is not None:
         raise RuntimeError("counting failed") from mode.failure
     return mode.count()
+
+
+def take_out(mode: TorchDispatchMode) -> None:
+    """Remove a mode from below others; where it is not among them, change nothing."""
+    above: list[Any] = []
+    while (top := _get_current_dispatch_mode()) is not None and not top.is_infra_mode():
+        _pop_mode()
+        if top is mode:
+            break
+        above.append(top)
+    if top is mode and above:
+        # The one right above ours remembers how things were when it was entered, with ours on.
+        for flags in _FLAGS:
+            getattr(above[-1], flags)[-1] = getattr(mode, flags)[-1]
+    for other in reversed(above):
+        _push_mode(other)
 
 
 def _precision(operator: str, tensor: Tensor) -> str:
