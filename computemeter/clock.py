@@ -26,6 +26,11 @@ class TrainingClock:
         self._window_start: float | None = None
         self._windows_open = 0
 
+    @property
+    def leaving_out(self) -> bool:
+        """Whether a window that is no training is open."""
+        return self._windows_open > 0
+
     def start_step(self) -> None:
         """Mark the beginning of a training step."""
         self._step_start = self.now()
@@ -33,6 +38,8 @@ class TrainingClock:
             self._first_start = self._step_start
             # What was taken out before the first step is no part of the span it starts.
             self._left_out = 0.0
+            if self._windows_open:
+                self._window_start = self._step_start
 
     def end_step(self) -> float:
         """Mark the end of the step; return its duration."""

@@ -66,11 +66,13 @@ class Meter:
         self._step: _Step | None = None
         self._steps = 0
         self._added_flops = 0
+        self._logged_added_flops = 0
         self._place = Place()
         self._ranks = 1
         self._device: Device | None = None
         self._carried = Carried()
         self._journal: Journal | None = None
+        self._opened = False
         self._last: Snapshot | None = None
         self._warned: set[str] = set()
         self._closed = False
@@ -109,7 +111,7 @@ class Meter:
             safely(self.end_step, completed=completed)
             # Whatever failed above, no counting may stay on in the user's code.
             safely(self._counter_off)
-        if self._log_every and self._steps % self._log_every == 0:
+        if self._log_every and self._steps % self._log_every == 0 and completed:
             safely(self.log, self._steps)
 
     @contextmanager
@@ -134,8 +136,7 @@ class Meter:
         Raises:
             ValueError: `flops` is no whole number, or negative.
         """
-        if isinstance(flops, bool) or int(flops) != flops or flops < 0:
-            raise ValueError(f"flops={flops!r}: accepted is a whole number of at least 0")
+        check_count("flops", flops, least=0)
         self._added_flops += int(flops)
 
     @staticmethod
@@ -204,7 +205,7 @@ class Meter:
             self.end_step(completed=False)
         step = self._step = _Step()
         self._clock.start_step()
-        counter = self._counter = self._counter or _torch_counter()
+        counter = self._counter = self._counter or _torch_counter(self.failures)
         step.key, step.batch = counter.key(batch, facts), batch
         if self._book.wants_count(step.key):
             step.counting = True
@@ -223,23 +224,25 @@ class Meter:
             step.key = self._counter.complete(step.key)
         self._steps += 1
         self._book.add(step.key, count, seconds, lambda: examples(step.batch))
-        if self._journal is None:
+        if not self._opened:
             self._open()
 
     def leave_out(self) -> None:
-        """Begin a time that is no training."""
+        """Begin a time that is no training; operations within it do not count either."""
         self._clock.leave_out()
+        self._counter_pauses(self._clock.leaving_out)
 
     def take_back(self) -> None:
         """End a time that is no training."""
         self._clock.take_back()
+        self._counter_pauses(self._clock.leaving_out)
 
     def log(self, step: int, loss: float | None = None) -> None:
         """Record the state under the tracker's step."""
         self._open()
         reading = self._read()
         snapshot = take_snapshot(reading, self._last, step=step, time=time.time(), loss=loss)
-        self._last = snapshot
+        self._last, self._logged_added_flops = snapshot, self._added_flops
         if self._journal is not None:
             self._journal.write(snapshot)
         self._warn_of(snapshot.judgement)
@@ -258,6 +261,9 @@ class Meter:
             self.failures.call(self.end_step, completed=False)
         if self._last is None or self._last.steps != self._steps:
             self.failures.call(self.log, self._steps if step is None else step)
+        elif self._added_flops != self._logged_added_flops:
+            # The last step has its value, and each value is written once.
+            self.failures.call(self.log, self._last.step + 1)
         if self._journal is None:
             return
         summary = self.failures.call(self.summary)
@@ -273,14 +279,19 @@ class Meter:
             print_summary(self.summary())
 
     def _open(self) -> None:
-        if self._journal is not None:
+        if self._opened:
             return
+        self._opened = True  # first: what fails now is not tried again at every step
         reading = self._read()
         self._journal = Journal(self._place, reading, self.failures)
         if self.options.verbose and self._place.writes:
             from computemeter.table import print_start
 
             print_start(reading.known_device, reading.device_count)
+
+    def _counter_pauses(self, paused: bool) -> None:
+        if self._counter is not None:
+            self._counter.pause(paused)
 
     def _counter_off(self) -> None:
         if self._counter is not None:
@@ -350,7 +361,7 @@ def carried_from(state: dict[str, Any]) -> Carried:
     )
 
 
-def _torch_counter() -> Any:
+def _torch_counter(failures: Failures) -> Any:
     from computemeter.counters.torch_counter import TorchCounter
 
-    return TorchCounter()
+    return TorchCounter(warn=failures.warn)

@@ -85,7 +85,7 @@ class Options:
         )
         _check_number("warn_at", self.warn_at, "a factor above 1", above=1, optional=False)
         _check_number("alarm_at", self.alarm_at, "a factor above 1", above=1, optional=False)
-        _check_number("settle_steps", self.settle_steps, "0 or more", least=0, optional=False)
+        check_count("settle_steps", self.settle_steps, least=0)
         _check_number("settle_seconds", self.settle_seconds, "0 or more", least=0, optional=False)
         _check_number("base_flops", self.base_flops, "FLOP, 0 or more", least=0)
         if self.alarm_at < self.warn_at:
@@ -93,6 +93,8 @@ class Options:
                 f"alarm_at={self.alarm_at!r} is below warn_at={self.warn_at!r}: "
                 "accepted is a factor of at least warn_at"
             )
+        if self.alert not in (True, False):
+            raise ValueError(f"alert={self.alert!r}: accepted are True and False")
         if self.verbose not in (0, 1, 2):
             raise ValueError(f"verbose={self.verbose!r}: accepted are 0, 1 and 2")
         # Kept as a tuple: an iterator given here could be read only once.
@@ -137,10 +139,15 @@ def _unknown_option(name: str, accepted: list[str]) -> str:
     return f"unknown option {name!r}{hint}; accepted are {', '.join(accepted)}"
 
 
-def check_count(name: str, value: Any) -> None:
-    """Check a whole number of at least 1, such as `log_every`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}: accepted is a whole number of at least 1")
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Check a whole number, such as `log_every`.
+
+    Raises:
+        ValueError: it is none, or below `least`.
+    """
+    whole = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    if not whole or value < least or value != int(value):
+        raise ValueError(f"{name}={value!r}: accepted is a whole number of at least {least}")
 
 
 def _check_number(

@@ -88,14 +88,14 @@ class Snapshot:
     time: float
     step: int
     steps: int
-    model_flops: int
-    hardware_flops: int
+    model_flops: int | None
+    hardware_flops: int | None
     gpu_time_flops: int | None
     training_seconds: float
     busy_seconds: float | None
     device_seconds: float
-    run_flops: int
-    spent_flops: int
+    run_flops: int | None
+    spent_flops: int | None
     lineage_flops: int | None
     judgement: Judgement
     mfu: float | None
@@ -109,7 +109,8 @@ class Summary:
 
     Attributes:
         steps: training steps (micro-batches) that ran.
-        model_flops: method 1, operations without recomputation.
+        model_flops: method 1, operations without recomputation; None where steps ran and none
+            could be counted, as everything that follows from it.
         hardware_flops: method 1 with recomputation.
         flops_per_step: mean model FLOPs of a step.
         pfs_days: method 1 in petaflop/s-days.
@@ -148,10 +149,10 @@ class Summary:
     """
 
     steps: int
-    model_flops: int
-    hardware_flops: int
+    model_flops: int | None
+    hardware_flops: int | None
     flops_per_step: int | None
-    pfs_days: float
+    pfs_days: float | None
     pfs_days_gpu_time: float | None
     ratio: float | None
     divergence: float | None
@@ -180,8 +181,8 @@ class Summary:
     parameters: int | None
     trainable_parameters: int | None
     other_flops: int | None
-    run_flops: int
-    spent_flops: int
+    run_flops: int | None
+    spent_flops: int | None
     lineage_flops: int | None
     warnings: tuple[str, ...] = ()
 

@@ -63,6 +63,11 @@ class Reading:
     warnings: tuple[str, ...] = ()
 
     @property
+    def measured(self) -> bool:
+        """Whether method 1 has a number: zero is one only where no step has run."""
+        return not self.totals.steps or self.model_flops > 0
+
+    @property
     def model_flops(self) -> int:
         """Method 1 of all ranks."""
         return self.totals.count.model_flops * self.ranks + self.added_flops
@@ -175,14 +180,15 @@ def summarise(reading: Reading) -> Summary:
     """Write the summary of this segment."""
     totals, judgement = reading.totals, judge_segment(reading)
     flops, hardware, steps = reading.model_flops, reading.hardware_flops, totals.steps
+    measured = reading.measured
     two = reading.gpu_time_flops
     parameters, trained = reading.parameters or (None, None)
     return Summary(
         steps=steps,
-        model_flops=flops,
-        hardware_flops=hardware,
-        flops_per_step=round(flops / steps) if steps else None,
-        pfs_days=pfs_days(flops),
+        model_flops=flops if measured else None,
+        hardware_flops=hardware if measured else None,
+        flops_per_step=round(flops / steps) if steps and measured else None,
+        pfs_days=pfs_days(flops) if measured else None,
         pfs_days_gpu_time=None if two is None else pfs_days(two),
         ratio=judgement.ratio,
         divergence=judgement.divergence,
@@ -211,9 +217,9 @@ def summarise(reading: Reading) -> Summary:
         parameters=parameters,
         trainable_parameters=trained,
         other_flops=None,
-        run_flops=reading.run_flops,
-        spent_flops=reading.spent_flops,
-        lineage_flops=reading.lineage_flops,
+        run_flops=reading.run_flops if measured else None,
+        spent_flops=reading.spent_flops if measured else None,
+        lineage_flops=reading.lineage_flops if measured else None,
         warnings=reading.warnings,
     )
 
@@ -235,7 +241,7 @@ def take_snapshot(
         time: seconds since the epoch.
         loss: the training loss, logged again beside the compute.
     """
-    judgement = judge_run(reading)
+    judgement, measured = judge_run(reading), reading.measured
     metrics = {
         **_cumulative_metrics(reading, judgement),
         **_interval_metrics(reading, previous),
@@ -245,15 +251,15 @@ def take_snapshot(
         time=time,
         step=step,
         steps=reading.totals.steps,
-        model_flops=reading.model_flops,
-        hardware_flops=reading.hardware_flops,
+        model_flops=reading.model_flops if measured else None,
+        hardware_flops=reading.hardware_flops if measured else None,
         gpu_time_flops=reading.gpu_time_flops,
         training_seconds=reading.training_seconds,
         busy_seconds=reading.busy_seconds,
         device_seconds=reading.device_seconds,
-        run_flops=reading.run_flops,
-        spent_flops=reading.spent_flops,
-        lineage_flops=reading.lineage_flops,
+        run_flops=reading.run_flops if measured else None,
+        spent_flops=reading.spent_flops if measured else None,
+        lineage_flops=reading.lineage_flops if measured else None,
         judgement=judgement,
         mfu=mfu(reading.model_flops, reading.device_seconds, reading.peak_flops),
         uncounted_ops=reading.totals.count.uncounted_ops,
@@ -264,11 +270,10 @@ def take_snapshot(
 def _cumulative_metrics(reading: Reading, judgement: Judgement) -> dict[str, float | None]:
     carried, busy, two = reading.carried, reading.busy_seconds, reading.run_gpu_time_flops
     run, spent, lineage = reading.run_flops, reading.spent_flops, reading.lineage_flops
-    counted = reading.model_flops > 0 or carried.run_flops > 0
     return {
         # A count that shows nothing is not measured, and not a zero on a chart.
-        "compute/pfs_days": pfs_days(run) if counted else None,
-        "compute/flops": run if counted else None,
+        "compute/pfs_days": pfs_days(run) if reading.measured else None,
+        "compute/flops": run if reading.measured else None,
         "compute/pfs_days_gpu_time": None if two is None else pfs_days(two),
         "compute/ratio": judgement.ratio,
         "compute/divergence": judgement.divergence,
@@ -291,8 +296,8 @@ def _interval_metrics(reading: Reading, previous: Snapshot | None) -> dict[str, 
     seconds, busy = reading.training_seconds, reading.busy_seconds
     if previous is not None:
         steps -= previous.steps
-        model -= previous.model_flops
-        hardware -= previous.hardware_flops
+        model -= previous.model_flops or 0
+        hardware -= previous.hardware_flops or 0
         seconds -= previous.training_seconds
         busy = None if busy is None else busy - (previous.busy_seconds or 0.0)
     if steps <= 0 or seconds <= 0 or model <= 0:

@@ -149,7 +149,10 @@ def describe(error: BaseException) -> str:
     >>> describe(ValueError("bad\n  value"))
     'ValueError: bad value'
     """
-    text = redact(" ".join(str(error).split()))
+    try:
+        text = redact(" ".join(str(error).split()))
+    except Exception:  # noqa: BLE001 - an error that cannot say what it is must not add another
+        text = "(it has no readable message)"
     shown = text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "..."
     return f"{type(error).__name__}: {shown}"
 

@@ -20,8 +20,8 @@ def print_start(device: Device, count: int) -> None:
     """Print the one line at the start of a run."""
     # Without a peak the source says why, and how to give one.
     reason = "" if device.peaks else f"; GPU time will be unknown: {device.source}"
-    line = Text(f"computemeter: metering on {count} x {device.name}{reason}")
-    Console().print(line, soft_wrap=True)
+    line = f"computemeter: metering on {count} x {device.name}{reason}"
+    Console().print(Text(_printable(line)), soft_wrap=True)
 
 
 def print_summary(summary: Summary) -> None:
@@ -44,8 +44,15 @@ def _table(summary: Summary) -> Table:
     for name, text in _rows(summary):
         # Text, not markup: names of devices and operators are shown as they are.
         style = _STYLES.get(summary.verdict, "") if name == "verdict" else ""
-        table.add_row(name, Text(text, style))
+        table.add_row(name, Text(_printable(text), style))
     return table
+
+
+def _printable(text: str) -> str:
+    """Names come from outside: a terminal must not obey what is in them."""
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
 
 
 def _rows(summary: Summary) -> list[tuple[str, str]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-# A batch is looked into this deep and this wide; beyond, only type and length tell it apart.
+# How much of a batch is looked at: this deep, and this many values. What lies beyond tells two
+# batches apart only by type and length, and their work by counting again.
 _DEEPEST = 6
-_WIDEST = 256
+_MOST = 256
 
 
-def signature(batch: Any, depth: int = 0) -> Hashable:
+def signature(batch: Any) -> Hashable:
     """Return a key that is equal for batches of the same structure, shapes and dtypes.
 
     Anything with a `shape` and a `dtype` is an array, of whatever framework; mappings, sequences
@@ -19,34 +20,55 @@ def signature(batch: Any, depth: int = 0) -> Hashable:
     >>> signature([{"x": 1.0}, (2, 3)])
     ((('x', 'float'),), ('int', 'int'))
     """
-    if _is_array(batch):
-        return (tuple(batch.shape), batch.dtype)
-    if depth == _DEEPEST or (parts := _parts(batch)) is None:
-        return type(batch).__name__
-    if len(parts) > _WIDEST:
-        return (type(batch).__name__, len(parts))
-    if isinstance(batch, list | tuple):
-        return tuple([signature(part, depth + 1) for part in batch])
-    return tuple([(name, signature(part, depth + 1)) for name, part in parts.items()])
+    return _describe(batch, 0, [_MOST])
 
 
-def examples(batch: Any, depth: int = 0) -> int | None:
+def examples(batch: Any) -> int | None:
     """Return how many examples a batch holds: the first size of its first array that has one.
 
     >>> examples({"text": "a", "rows": [1, 2]}) is None
     True
     """
-    if _is_array(batch):
-        return int(batch.shape[0]) if len(batch.shape) else None
-    if depth == _DEEPEST or (parts := _parts(batch)) is None or len(parts) > _WIDEST:
+    return _first_size(batch, 0, [_MOST])
+
+
+def _describe(value: Any, depth: int, left: list[int]) -> Hashable:
+    """Describe a value; `left` holds how many more may be looked at."""
+    left[0] -= 1
+    if (array := _array(value)) is not None:
+        return array
+    if depth == _DEEPEST or (parts := _parts(value)) is None:
+        return type(value).__name__
+    if len(parts) > left[0]:
+        return (type(value).__name__, len(parts))
+    if isinstance(value, list | tuple):
+        return tuple([_describe(part, depth + 1, left) for part in value])
+    return tuple([(name, _describe(part, depth + 1, left)) for name, part in parts.items()])
+
+
+def _first_size(value: Any, depth: int, left: list[int]) -> int | None:
+    left[0] -= 1
+    if (array := _array(value)) is not None:
+        sizes = array[0]
+        return sizes[0] if sizes and isinstance(sizes[0], int) else None
+    if depth == _DEEPEST or (parts := _parts(value)) is None or len(parts) > left[0]:
         return None
     values: Iterable[Any] = parts.values() if isinstance(parts, Mapping) else parts
-    found = (examples(value, depth + 1) for value in values)
-    return next((number for number in found if number is not None), None)
+    found = (_first_size(part, depth + 1, left) for part in values)
+    return next((size for size in found if size is not None), None)
 
 
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "dtype") and hasattr(value, "shape")
+def _array(value: Any) -> tuple[tuple[Hashable, ...], Hashable] | None:
+    """Return shape and dtype; None for what is no array, or has no one shape (nested tensors)."""
+    if isinstance(value, list | tuple | dict):
+        return None
+    try:
+        shape, dtype = value.shape, value.dtype
+        # A ragged size is another symbol in every batch: all of them are one unknown.
+        sizes = tuple([size if type(size) is int else "ragged" for size in shape])
+    except Exception:  # noqa: BLE001 - any attribute of somebody else's object may raise anything
+        return None
+    return sizes, dtype if isinstance(dtype, Hashable) else str(dtype)
 
 
 def _parts(batch: Any) -> Any:
@@ -59,7 +81,8 @@ def _parts(batch: Any) -> Any:
 
 
 def _slots(batch: Any) -> dict[str, Any] | None:
-    names = getattr(type(batch), "__slots__", None)
-    if not names or isinstance(names, str):
-        return None
-    return {name: getattr(batch, name) for name in names if hasattr(batch, name)}
+    names: list[str] = []
+    for cls in type(batch).__mro__:
+        own = vars(cls).get("__slots__", ())
+        names += [own] if isinstance(own, str) else own
+    return {name: getattr(batch, name) for name in names if hasattr(batch, name)} or None

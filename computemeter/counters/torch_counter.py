@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import torch
@@ -13,6 +13,9 @@ from computemeter.counters.signature import signature
 from computemeter.counters.torch_mode import CountingMode
 from computemeter.devices import torch_device
 from computemeter.records import Count, Device
+from computemeter.sinks import describe, log_warning
+
+_KINDS = ("cuda", "cpu")
 
 
 class TorchCounter:
@@ -21,22 +24,26 @@ class TorchCounter:
     Args:
         parameters: the model's; where none are given, those that counted steps touch.
         device: where the model trains; by default where the first counted contraction ran.
+        warn: takes one line when a formula fails.
     """
 
     def __init__(
-        self, parameters: Iterable[Parameter] = (), device: torch.device | None = None
+        self,
+        parameters: Iterable[Parameter] = (),
+        device: torch.device | None = None,
+        warn: Callable[[str], None] = log_warning,
     ) -> None:
         # Weak: the meter must not keep a model alive that its user has let go of.
         self._parameters = [weakref.ref(parameter) for parameter in parameters]
         self._given = bool(self._parameters)
         self._device = device
+        self._warn = warn
         self._mode: CountingMode | None = None
-        self._stuck: CountingMode | None = None
 
     def key(self, batch: Any, facts: Hashable) -> tuple[Hashable, ...]:
         """Name the step by what is known before it runs and decides how much work it is."""
-        autocast = torch.is_autocast_enabled("cuda"), torch.is_autocast_enabled("cpu")
-        return (facts, signature(batch), autocast, torch.is_grad_enabled(), self._trained())
+        grad = torch.is_grad_enabled()
+        return (facts, signature(batch), *map(_autocast, _KINDS), grad, self._trained())
 
     def complete(self, key: tuple[Hashable, ...]) -> Hashable:
         """Rename a step that has just been counted by the parameters its count showed."""
@@ -44,8 +51,6 @@ class TorchCounter:
 
     def start(self) -> None:
         """Begin to count a step."""
-        if self._stuck is not None and self._stuck.stop():
-            self._stuck = None
         self._mode = CountingMode()
         self._mode.start()
 
@@ -61,13 +66,19 @@ class TorchCounter:
         mode, self._mode = self._mode, None
         if mode is None:
             return None
-        if not mode.stop():
-            self._stuck = mode
+        mode.stop()
         self._learn(mode)
+        for name, error in mode.unreadable.items():
+            self._warn(f"the formula of {name} failed, its calls are uncounted: {describe(error)}")
         if mode.failure is not None:
             raise mode.failure
         count = mode.count()
         return count if count.model_flops or count.uncounted_ops else None
+
+    def pause(self, paused: bool) -> None:
+        """Count nothing while `paused`, if a step is being counted."""
+        if self._mode is not None:
+            self._mode.paused = paused
 
     def off(self) -> None:
         """Make sure that nothing is being counted any more."""
@@ -96,3 +107,7 @@ class TorchCounter:
             known = {id(p) for ref in self._parameters if (p := ref()) is not None}
             new = (p for p in mode.parameters.values() if id(p) not in known)
             self._parameters += [weakref.ref(parameter) for parameter in new]
+
+
+def _autocast(kind: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

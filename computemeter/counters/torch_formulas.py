@@ -25,6 +25,10 @@ class Flops:
     recomputed: int = 0
 
 
+class NoFormulaError(Exception):
+    """A formula says that this call is beyond it: the call goes on the list."""
+
+
 Arguments = Mapping[str, Any]
 Formula = Callable[[Arguments, Any], Flops]
 
@@ -48,17 +52,22 @@ def formula(*operators: str) -> Callable[[Callable[..., int | Flops]], Callable[
 
 def _product(left: Tensor, right: Tensor) -> int:
     """FLOPs of (..., m, k) times (..., k, n), or times a vector (k); complex and sparse too."""
+    if right.layout is not torch.strided:
+        if left.layout is not torch.strided:
+            raise NoFormulaError("which elements meet depends on both patterns")
+        # Every row of the left factor meets every element that the right one stores.
+        return _outer(left.numel() // left.shape[-1], _elements(right), left)
     columns = right.shape[-1] if right.dim() > 1 else 1
-    return _multiply_add(left) * _elements(left) * columns
+    return _outer(_elements(left), columns, left)
 
 
 def _elements(tensor: Tensor) -> int:
     """Elements that take part in a product: of a sparse factor only those stored."""
     if tensor.layout is torch.strided:
         return tensor.numel()
-    return (
-        tensor._values().numel() if tensor.layout is torch.sparse_coo else tensor.values().numel()
-    )
+    # `values` of a COO tensor asks for a coalesced one.
+    stored = tensor._values() if tensor.layout is torch.sparse_coo else tensor.values()
+    return stored.numel()
 
 
 def _outer(left: int, right: int, like: Tensor) -> int:
@@ -107,13 +116,22 @@ def _addr(a: Arguments, _out: Any) -> int:
 
 @formula("aten::linear")
 def _linear(a: Arguments, _out: Any) -> int:
-    return _product(a["input"], a["weight"].T)
+    inputs, weight = a["input"], a["weight"]
+    return _outer(inputs.numel() // weight.shape[1], _elements(weight), inputs)
 
 
 @formula("aten::matmul")
 def _matmul(a: Arguments, out: Any) -> int:
+    if a["self"].layout is not torch.strided or a["other"].layout is not torch.strided:
+        return _product(a["self"], a["other"])
     # Either side may be broadcast: each element of the result is one sum over the inner size.
     return _outer(out.numel(), a["self"].shape[-1], out)
+
+
+@formula("aten::_euclidean_dist")
+def _euclidean_dist(a: Arguments, out: Any) -> int:
+    # |x|^2 - 2xy + |y|^2 as one product: two columns more, for the squares and for ones.
+    return _outer(out.numel(), a["x1"].shape[-1] + 2, out)
 
 
 @formula("mkldnn::_linear_pointwise")

@@ -57,9 +57,9 @@ _LOOKS_LIKE_CONTRACTION = re.compile(
 
 # They match the pattern above and do no contraction.
 _NO_CONTRACTION = re.compile(
-    r"upsample|prepack|unpack|reorder|flatten_weight|weight_norm|_thnn_|linalg_vector_norm"
+    r"upsample|(prepack|unpack)(_|$)|reorder|flatten_weight|weight_norm|_thnn_|linalg_vector_norm"
     r"|linalg__powsum|linalg_cross|linalg_diagonal|linalg_check_errors|lu_unpack|slice_inverse"
-    r"|convert_|resolve_|_mode$|_weight_to_|cell_params|linear_combination|_cufft_"
+    r"|convert_|resolve_|_mode$|_weight_to_|fbgemm_(pack|linear_quantize)|cell_params|linear_combination|_cufft_"
 )
 
 

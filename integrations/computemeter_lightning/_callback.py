@@ -89,7 +89,9 @@ class ComputeMeter(Callback):
         self._meter = Meter(**self._options)
         self._meter.failures = self.failures
         self._meter.attach(
-            TorchCounter(pl_module.parameters(), trainer.strategy.root_device),
+            TorchCounter(
+                pl_module.parameters(), trainer.strategy.root_device, warn=self.failures.warn
+            ),
             _place(trainer),
             ranks=trainer.world_size,
             carried=carried,

@@ -1,0 +1,511 @@
+"""The closed form of a step's FLOPs in the sizes of its batch, learned from counted steps.
+
+The FLOPs of a training step are a polynomial in the batch size, the sequence length, ... as long
+as nothing rounds, as a strided convolution does. A polynomial is known where it has been counted
+often enough, and nowhere else: at a fixed batch size its growth with the batch size is anybody's
+guess. So a shape is predicted only where the counted shapes leave no choice, in exact arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from math import gcd
+from operator import mul
+from types import EllipsisType
+from typing import TypeGuard
+
+# Attention is B * T**2, a contrastive loss B**2, an image B * H * W: no more is needed in practice.
+_LARGEST_POWER = 2
+_LARGEST_DEGREE = 3
+_MOST_VARIABLES = 4
+_MOST_CHECKS = 64
+_CONFIRMATIONS = 2
+_MODULUS = 4
+
+_Sizes = tuple[int, ...]
+
+
+def sizes_of(signature: Hashable) -> _Sizes:
+    """Return the sizes of a batch's arrays, in order, from the batch's signature.
+
+    >>> sizes_of((("ids", ((8, 128), "int64")), ("labels", ((8,), "int64")), ("n", "int")))
+    (8, 128, 8)
+    """
+    return tuple(_walk(signature))
+
+
+def family_of(signature: Hashable) -> Hashable:
+    """Return what is left of a batch's signature without the sizes: structure, ranks and dtypes.
+
+    The length of a list too long to look into stays: it says nothing about the arrays in it.
+
+    >>> family_of((("ids", ((8, 128), "int64")), ("rows", ("list", 300))))
+    (('ids', ((Ellipsis, Ellipsis), 'int64')), ('rows', ('list', 300)))
+    """
+    if _is_array(signature):
+        shape, dtype = signature
+        rank: tuple[EllipsisType, ...] = (...,) * len(shape)
+        return rank, dtype
+    if isinstance(signature, tuple):
+        return tuple([family_of(part) for part in signature])
+    return signature
+
+
+class ClosedForm:
+    """Learns the FLOPs of one family of steps: everything but the sizes of the batch is equal.
+
+    Sizes that have varied are the variables, sizes that are always equal are one variable. The
+    monomials are all products of powers of the variables up to a square each and to degree 3.
+
+    A shape is predicted where all of this holds, else it has to be counted:
+
+    - its monomials are a combination of those of counted shapes (so no batch size is predicted
+      from counts at another one only, nor off B * T = constant from counts on it);
+    - each count in that combination was confirmed by two further counts, at other shapes, that
+      the same counts predict;
+    - for each variable, a shape of this evidence has the same remainder modulo 4, and the size
+      fits the greatest common divisor of the evidence's differences: lengths that were all odd,
+      or all multiples of 16, say nothing about the others, where a stride may round;
+    - the predicted values are whole and not negative.
+
+    One count that contradicts a prediction breaks the form for good: the work is no polynomial
+    of the sizes, or depends on the data, or on a switch of operators with size.
+
+    Limits: what rounds in steps longer than the range of the sizes counted so far (patches of
+    16, lengths 16 to 31) looks constant until a size beyond that range is counted, and rounding
+    by more than one stride could by coincidence fit a polynomial at every shape counted so far;
+    `wants_check` finds both out, late. Attention over the pixels of an image is of degree 5: it
+    breaks the form. More than 4 variables are never predicted.
+
+    Attributes:
+        broken: a count contradicted the others; nothing is predicted any more, and what was
+            predicted before is in doubt.
+    """
+
+    def __init__(self) -> None:
+        self.broken = False
+        self._too_many = False
+        self._occurrences = 0
+        self._lowest: _Sizes = ()
+        self._highest: _Sizes = ()
+        self._forget()
+
+    def observe(self, sizes: _Sizes, values: Mapping[str, int]) -> None:
+        """Learn from a counted step.
+
+        Args:
+            sizes: of the batch, see `sizes_of`.
+            values: FLOPs, or calls, by any name; what is missing counts as 0.
+
+        Raises:
+            ValueError: another number of sizes than before: that is another family.
+        """
+        if self.broken or self._too_many:
+            return
+        if self._lowest and len(sizes) != len(self._lowest):
+            raise ValueError(f"sizes={sizes!r}: accepted are {len(self._lowest)} sizes")
+        observation = _Observation(sizes, dict(values))
+        if self._layout.fits(sizes):
+            self._take(observation)
+        else:
+            self._start_over(observation)
+        self._lowest = tuple(map(min, self._lowest or sizes, sizes))
+        self._highest = tuple(map(max, self._highest or sizes, sizes))
+
+    def predict(self, sizes: _Sizes) -> dict[str, int] | None:
+        """Return the values of a step of these sizes, None where they do not follow from counts.
+
+        The answer has every name ever observed; for a shape that was counted and kept it is its
+        count. Each prediction is taken as used: it moves the schedule of `wants_check` on.
+        """
+        combination = self._combination(sizes)
+        if combination is None:
+            return None
+        proven = self._proven(combination, sizes)
+        if not proven and not self._was_counted(sizes):
+            return None
+        values = self._combine(combination)
+        if proven and values is not None:
+            self._occurrences += 1
+        return values
+
+    def wants_check(self, sizes: _Sizes) -> bool:
+        """Say whether a step should be counted even if it can be predicted.
+
+        So are the shapes 1, 2, 4, 8, ... of those that can be predicted, and each with a size
+        beyond those observed. Observing the count afterwards does the checking.
+        """
+        if self.broken or self._too_many:
+            return False
+        occurrence = self._occurrences + 1
+        if occurrence & (occurrence - 1) == 0:
+            return True
+        ranges = zip(self._lowest, sizes, self._highest, strict=False)
+        return not all(lowest <= size <= highest for lowest, size, highest in ranges)
+
+    def formula(self, component: str, names: Sequence[str]) -> str | None:
+        """Write a value as a Python expression, None where the counts leave a choice.
+
+        It is written where every monomial is determined and confirmed. Where they are not, the
+        form in proportion to one variable will do, if it is determined by fewer counts than it
+        fits: 32 and 7 examples that cost exactly 32 and 7 times as much mean `1152*B`. It holds
+        for sizes of the remainders observed, and never has fractions: they mean that something
+        rounds.
+
+        Args:
+            component: one of the names observed.
+            names: of the sizes, one for each; of sizes that are one variable, the first is used.
+
+        Raises:
+            ValueError: not as many names as sizes.
+        """
+        places = self._layout.variables
+        if not places or component not in self._columns:
+            return None
+        if len(names) != len(self._lowest):
+            raise ValueError(f"names={names!r}: accepted are {len(self._lowest)} names")
+        variables = [names[place] for place in places]
+        if len(set(variables)) < len(variables):
+            return None
+        coefficients = self._coefficients(self._columns[component])
+        return None if coefficients is None else _write(coefficients, variables)
+
+    def _forget(self) -> None:
+        """Drop all that was learned."""
+        self._use(_Layout.of([]))
+
+    def _use(self, layout: _Layout) -> None:
+        self._layout = layout
+        self._space = _RowSpace(len(layout.monomials))
+        self._basis: list[_Observation] = []
+        self._columns: dict[str, list[int]] = {}
+        self._checks: list[_Check] = []
+        self._proofs: dict[int, _Proof | None] = {}
+
+    def _start_over(self, observation: _Observation) -> None:
+        """Rebuild from what was kept: a size varies that did not, or two are no longer equal.
+
+        Such an observation is never a combination of the old ones, so those in the basis always
+        show which sizes vary.
+        """
+        kept = [*self._kept(), observation]
+        layout = _Layout.of([each.sizes for each in kept])
+        if len(layout.variables) > _MOST_VARIABLES:
+            self._too_many = True
+            self._forget()
+            return
+        self._use(layout)
+        for each in kept:
+            self._take(each)
+
+    def _take(self, observation: _Observation) -> None:
+        rest = self._space.reduce(self._layout.row(observation.sizes))
+        if self._space.holds(rest):
+            self._check(observation, self._space.combination(rest))
+            return
+        self._space.add(rest)
+        for name in observation.values.keys() - self._columns.keys():
+            self._columns[name] = [0] * len(self._basis)
+        for name, column in self._columns.items():
+            column.append(observation.values.get(name, 0))
+        self._basis.append(observation)
+        self._proofs.clear()
+
+    def _check(self, observation: _Observation, combination: list[int]) -> None:
+        """Compare an observation with what the others say about it; keep it where it is news."""
+        if not self._agrees(observation.values, combination):
+            self.broken = True
+            self._forget()
+        elif self._proven(combination, observation.sizes):
+            self._occurrences += 1
+        # The very shape again says nothing about other shapes.
+        elif not self._was_counted(observation.sizes) and len(self._checks) < _MOST_CHECKS:
+            self._checks.append(_Check(observation, _mask(combination)))
+            self._proofs.clear()
+
+    def _agrees(self, values: Mapping[str, int], combination: list[int]) -> bool:
+        if any(value for name, value in values.items() if name not in self._columns):
+            return False
+        scale = self._space.scale
+        return all(
+            sum(map(mul, combination, column)) == scale * values.get(name, 0)
+            for name, column in self._columns.items()
+        )
+
+    def _was_counted(self, sizes: _Sizes) -> bool:
+        return any(each.sizes == sizes for each in self._kept())
+
+    def _kept(self) -> list[_Observation]:
+        return [*self._basis, *[check.observation for check in self._checks]]
+
+    def _combination(self, sizes: _Sizes) -> list[int] | None:
+        """Return what to multiply the basis with, times the scale; None outside of its span."""
+        if not self._basis or not self._layout.fits(sizes):
+            return None
+        rest = self._space.reduce(self._layout.row(sizes))
+        return self._space.combination(rest) if self._space.holds(rest) else None
+
+    def _combine(self, combination: list[int]) -> dict[str, int] | None:
+        values = {}
+        for name, column in self._columns.items():
+            value, fraction = divmod(sum(map(mul, combination, column)), self._space.scale)
+            if fraction or value < 0:
+                return None
+            values[name] = value
+        return values
+
+    def _proven(self, combination: list[int], sizes: _Sizes) -> bool:
+        used = _mask(combination)
+        if used not in self._proofs:
+            if len(self._proofs) >= _MOST_CHECKS:
+                self._proofs.clear()
+            self._proofs[used] = self._prove(used)
+        proof = self._proofs[used]
+        return proof is not None and proof.covers(self._layout.values(sizes))
+
+    def _prove(self, used: int) -> _Proof | None:
+        """Gather the evidence for a combination: the counts in it and those that follow from it.
+
+        Counts that follow from others besides are no evidence: they would fit as well if the
+        batch sizes of these counts and of the others followed different laws.
+        """
+        members = [at for at in range(len(self._basis)) if used >> at & 1]
+        checks = [check for check in self._checks if not check.used & ~used]
+        for at in members:
+            if sum(check.used >> at & 1 for check in checks) < _CONFIRMATIONS:
+                return None
+        evidence = [self._basis[at] for at in members] + [check.observation for check in checks]
+        return _Proof.of([self._layout.values(each.sizes) for each in evidence])
+
+    def _coefficients(self, column: list[int]) -> dict[_Sizes, Fraction] | None:
+        monomials = self._layout.monomials
+        if len(self._basis) == len(monomials) and self._prove((1 << len(monomials)) - 1):
+            return self._solve(monomials, column)
+        for variable in range(len(self._layout.variables)):
+            linear = [powers for powers in monomials if powers[variable] == 1]
+            # At least one count too many: what two counts fix, they always fit.
+            if len(linear) < len(self._basis) and (found := self._solve(linear, column)):
+                return found
+        return None
+
+    def _solve(
+        self, monomials: Sequence[_Sizes], column: list[int]
+    ) -> dict[_Sizes, Fraction] | None:
+        """Find the combination of some monomials that has these values; None unless there is one.
+
+        The unknowns are the columns of the basis: the values must lie in the span of theirs.
+        """
+        rows = [self._layout.row(each.sizes) for each in self._basis]
+        space = _RowSpace(len(rows))
+        for powers in monomials:
+            at = self._layout.monomials.index(powers)
+            rest = space.reduce([row[at] for row in rows])
+            if space.holds(rest):
+                return None
+            space.add(rest)
+        rest = space.reduce(column)
+        if not space.holds(rest):
+            return None
+        numerators = space.combination(rest)
+        return {
+            powers: Fraction(numerator, space.scale)
+            for powers, numerator in zip(monomials, numerators, strict=False)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Observation:
+    sizes: _Sizes
+    values: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """An observation that followed from others, and from which: a bit for each of the basis."""
+
+    observation: _Observation
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """Which values of the variables the evidence for a combination speaks about."""
+
+    origin: _Sizes
+    steps: _Sizes
+    remainders: tuple[frozenset[int], ...]
+
+    @classmethod
+    def of(cls, evidence: list[_Sizes]) -> _Proof:
+        origin = evidence[0]
+        columns = list(zip(*evidence, strict=True))
+        steps = [gcd(*[x - start for x in xs]) for start, xs in zip(origin, columns, strict=True)]
+        remainders = [frozenset(x % _MODULUS for x in xs) for xs in columns]
+        return cls(origin, tuple(steps), tuple(remainders))
+
+    def covers(self, values: _Sizes) -> bool:
+        return all(
+            (value == start if not step else (value - start) % step == 0)
+            and value % _MODULUS in remainders
+            for value, start, step, remainders in zip(
+                values, self.origin, self.steps, self.remainders, strict=True
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which sizes are variables, and the monomials in them.
+
+    Attributes:
+        fixed: place and value of the sizes that never varied.
+        equal: place of a size, and of the variable that it always equals.
+        variables: places of the variables.
+        monomials: the powers of the variables; the first is the constant 1.
+        products: how to make each further monomial: an earlier one times a variable.
+    """
+
+    size_count: int
+    fixed: tuple[tuple[int, int], ...]
+    equal: tuple[tuple[int, int], ...]
+    variables: _Sizes
+    monomials: tuple[_Sizes, ...]
+    products: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, observed: list[_Sizes]) -> _Layout:
+        first: dict[_Sizes, int] = {}
+        fixed, equal = [], []
+        columns = list(zip(*observed, strict=True))
+        for place, column in enumerate(columns):
+            if len(set(column)) == 1:
+                fixed.append((place, column[0]))
+            elif first.setdefault(column, place) != place:
+                equal.append((place, first[column]))
+        variables = tuple(first.values())
+        # Too many are the caller's to refuse; their monomials would be very many.
+        monomials = _monomials(len(variables)) if len(variables) <= _MOST_VARIABLES else ()
+        products = tuple(_as_product(powers, monomials) for powers in monomials[1:])
+        return cls(len(columns), tuple(fixed), tuple(equal), variables, monomials, products)
+
+    def fits(self, sizes: _Sizes) -> bool:
+        return (
+            len(sizes) == self.size_count
+            and all(sizes[place] == value for place, value in self.fixed)
+            and all(sizes[place] == sizes[other] for place, other in self.equal)
+        )
+
+    def values(self, sizes: _Sizes) -> _Sizes:
+        return tuple([sizes[place] for place in self.variables])
+
+    def row(self, sizes: _Sizes) -> list[int]:
+        values, row = self.values(sizes), [1]
+        for earlier, variable in self.products:
+            row.append(row[earlier] * values[variable])
+        return row
+
+
+class _RowSpace:
+    """The span of some rows of integers, and how a row in it is combined from them.
+
+    Fraction-free Gauss-Jordan elimination (Bareiss): all pivots are equal to `scale`, every entry
+    is a minor, every division is exact. Behind each row stands the combination that made it.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.scale = 1
+        self._width = width
+        self._rows: list[list[int]] = []
+        self._pivots: list[int] = []
+
+    def reduce(self, row: list[int]) -> list[int]:
+        """Subtract what the span explains of `scale` times the row."""
+        rest = [self.scale * entry for entry in row] + [0] * self._width
+        for pivot, known in zip(self._pivots, self._rows, strict=True):
+            if factor := row[pivot]:
+                rest = [entry - factor * other for entry, other in zip(rest, known, strict=True)]
+        return rest
+
+    def holds(self, rest: list[int]) -> bool:
+        """Say whether a reduced row lies in the span."""
+        return not any(rest[: self._width])
+
+    def combination(self, rest: list[int]) -> list[int]:
+        """Return `scale` times the factors of the rows added so far that make a row in the span."""
+        return [-entry for entry in rest[self._width : self._width + len(self._rows)]]
+
+    def add(self, rest: list[int]) -> None:
+        """Add a reduced row that does not lie in the span."""
+        rest[self._width + len(self._rows)] = self.scale
+        pivot = next(at for at, entry in enumerate(rest) if entry)
+        scale = rest[pivot]
+        self._rows = [
+            [
+                (scale * entry - known[pivot] * other) // self.scale
+                for entry, other in zip(known, rest, strict=True)
+            ]
+            for known in self._rows
+        ]
+        self._rows.append(rest)
+        self._pivots.append(pivot)
+        self.scale = scale
+
+
+def _is_array(part: Hashable) -> TypeGuard[tuple[_Sizes, Hashable]]:
+    """Tell an array's (shape, dtype) from a pair of parts: no part is a tuple of numbers only."""
+    if not isinstance(part, tuple) or len(part) != 2:
+        return False
+    shape, dtype = part
+    if not isinstance(shape, tuple) or not shape or isinstance(dtype, tuple):
+        return False
+    return all(isinstance(size, int) for size in shape)
+
+
+def _walk(part: Hashable) -> Iterator[int]:
+    if _is_array(part):
+        yield from part[0]
+    elif isinstance(part, tuple):
+        for inner in part:
+            yield from _walk(inner)
+
+
+def _mask(combination: list[int]) -> int:
+    return sum(1 << at for at, factor in enumerate(combination) if factor)
+
+
+def _monomials(variables: int) -> tuple[_Sizes, ...]:
+    powers = product(range(_LARGEST_POWER + 1), repeat=variables)
+    return tuple(sorted((each for each in powers if sum(each) <= _LARGEST_DEGREE), key=sum))
+
+
+def _as_product(powers: _Sizes, monomials: tuple[_Sizes, ...]) -> tuple[int, int]:
+    variable = next(at for at, power in enumerate(powers) if power)
+    earlier = tuple(power - (at == variable) for at, power in enumerate(powers))
+    return monomials.index(earlier), variable
+
+
+def _write(coefficients: Mapping[_Sizes, Fraction], names: Sequence[str]) -> str | None:
+    if any(coefficient.denominator != 1 for coefficient in coefficients.values()):
+        return None
+    terms = [
+        _term(coefficients[powers].numerator, powers, names)
+        for powers in sorted(coefficients, key=lambda each: (sum(each), each), reverse=True)
+        if coefficients[powers]
+    ]
+    return " + ".join(terms).replace("+ -", "- ") or "0"
+
+
+def _term(coefficient: int, powers: _Sizes, names: Sequence[str]) -> str:
+    factors = [
+        name if power == 1 else f"{name}**{power}"
+        for name, power in zip(names, powers, strict=True)
+        if power
+    ]
+    if not factors:
+        return str(coefficient)
+    if abs(coefficient) == 1:
+        return ("-" if coefficient < 0 else "") + "*".join(factors)
+    return "*".join([str(coefficient), *factors])
