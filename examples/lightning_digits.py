@@ -1,8 +1,9 @@
 """Train a small convolutional net on scikit-learn's handwritten digits, metered, into MLflow."""
 
-import os
 import sys
 import warnings
+from itertools import pairwise
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -23,13 +24,11 @@ class DigitsNet(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (1, 64, 128, 128)
         blocks = [
-            (nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
-            for before, after in zip(widths, widths[1:], strict=False)
+            nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
+            for before, after in pairwise((1, 64, 128, 128))
         ]
-        layers = [layer for block in blocks for layer in block]
-        self.net = nn.Sequential(*layers, nn.Dropout(0.2), nn.Flatten(), nn.Linear(128 * 64, 10))
+        self.net = nn.Sequential(*blocks, nn.Dropout(0.2), nn.Flatten(), nn.Linear(128 * 64, 10))
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         loss = cross_entropy(self.net(batch[0]), batch[1])
@@ -53,7 +52,7 @@ def main(epochs: int = 40) -> None:
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=logger, log_every_n_steps=10,
                          callbacks=[ComputeMeter(settle_seconds=10)])  # fmt: skip
     trainer.fit(DigitsNet(), DataLoader(train, 32, shuffle=True), DataLoader(rest, 297))
-    mlflow = os.path.relpath(os.path.join(os.path.dirname(sys.executable), "mlflow"))
+    mlflow = Path(sys.executable).parent / "mlflow"
     print(f"\nTo see it in MLflow:  {mlflow} ui --backend-store-uri {STORE}")
 
 
