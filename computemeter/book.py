@@ -1,7 +1,8 @@
 """The book of training steps: what was counted, what follows from it, and what to count next.
 
 Steps with the same key (shapes, dtypes, what requires a gradient, ...) do the same work, so one of
-them is counted as it runs and the rest are booked by their key. Now and then a key is counted
+them is counted as it runs and the rest are booked by their key. What a step shows only afterwards
+(which optimizer stepped) parts the steps of a key into variants. Now and then a key is counted
 again: where its counts differ, its work depends on the data, and its steps are booked at the mean.
 """
 
@@ -19,6 +20,9 @@ from computemeter.records import Count
 _KEYS_KEPT = 4096
 _COUNTS_FREE = 20
 _RECOUNT_SHARE = 0.002
+# Steps of a key that are counted in a row to meet a variant that was seen and never counted.
+_TRIES = 16
+_NEVER = 1 << 62
 
 
 @dataclass(slots=True)
@@ -30,10 +34,12 @@ class _Sums:
     by_op: dict[str, int] = field(default_factory=dict)
     by_dtype: dict[str, int] = field(default_factory=dict)
     uncounted_ops: dict[str, int] = field(default_factory=dict)
+    causal_flops: int = 0
 
     def add(self, other: _Sums | Count, times: int = 1, per: int = 1) -> None:
         self.model_flops += _divide(other.model_flops * times, per)
         self.hardware_flops += _divide(other.hardware_flops * times, per)
+        self.causal_flops += _divide(other.causal_flops * times, per)
         for mine, theirs in (
             (self.by_op, other.by_op),
             (self.by_dtype, other.by_dtype),
@@ -44,20 +50,28 @@ class _Sums:
 
     def freeze(self) -> Count:
         return Count(
-            self.model_flops, self.hardware_flops, self.by_op, self.by_dtype, self.uncounted_ops
+            self.model_flops,
+            self.hardware_flops,
+            self.by_op,
+            self.by_dtype,
+            self.uncounted_ops,
+            self.causal_flops,
         )
 
 
 @dataclass(slots=True)
-class _Entry:
-    """All steps of one key; the sums are over its counted steps."""
+class _Variant:
+    """Steps of one key that looked the same afterwards; the sums are over its counted steps."""
 
     steps: int = 0
     counted: int = 0
     squared_flops: int = 0
-    count_at: int = 1
-    samples: int | None = None
     sums: _Sums = field(default_factory=_Sums)
+
+    def book(self, count: Count) -> None:
+        self.counted += 1
+        self.sums.add(count)
+        self.squared_flops += count.model_flops**2
 
     def varies(self) -> bool:
         return self.counted * self.squared_flops != self.sums.model_flops**2
@@ -70,8 +84,24 @@ class _Entry:
         deviations = (n * self.squared_flops - self.sums.model_flops**2) / n
         return deviations / (n - 1) * unseen * (1 + unseen / n)
 
-    def estimated(self) -> int:
-        return self.steps - self.counted if self.varies() else 0
+
+@dataclass(slots=True)
+class _Entry:
+    """All steps of one key."""
+
+    steps: int = 0
+    samples: int | None = None
+    count_at: int = 1
+    tries: int = _TRIES
+    variants: dict[Hashable, _Variant] = field(default_factory=dict)
+
+    def counted(self) -> bool:
+        return any(variant.counted for variant in self.variants.values())
+
+    def misses_one(self) -> bool:
+        """Whether a variant was seen that no count has met, and it is still worth trying."""
+        met = [bool(variant.counted) for variant in self.variants.values()]
+        return self.tries > 0 and any(met) and not all(met)
 
 
 @dataclass(slots=True)
@@ -92,14 +122,23 @@ class _Tally:
             self.samples = None
         else:
             self.samples += entry.steps * entry.samples
-        if not entry.counted:
-            self.estimated += entry.steps
-            return
-        self.known_steps += entry.steps
-        self.counted += entry.counted
-        self.estimated += entry.estimated()
-        self.variance += entry.variance()
-        self.sums.add(entry.sums, entry.steps, entry.counted)
+        known, sums = 0, _Sums()
+        for variant in entry.variants.values():
+            if variant.counted:
+                known += variant.steps
+                sums.add(variant.sums, variant.steps, variant.counted)
+                self._note(variant)
+        # The rest is booked at the mean of the key; of all steps, where the key has none.
+        self.estimated += entry.steps - known
+        if known:
+            self.known_steps += entry.steps
+            self.sums.add(sums, entry.steps, known)
+
+    def _note(self, variant: _Variant) -> None:
+        self.counted += variant.counted
+        self.variance += variant.variance()
+        if variant.varies():
+            self.estimated += variant.steps - variant.counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +149,9 @@ class Totals:
         steps: all of them.
         count: FLOPs and uncounted calls of all steps.
         counted_steps: counted as they ran.
-        predicted_steps: not counted, but the counts of their key agree.
+        predicted_steps: not counted, but the counts of steps like them agree.
         estimated_steps: booked at a mean, of their key or of all steps.
-        standard_error: of the model FLOPs where counts of one key differ, else None.
+        standard_error: of the model FLOPs where counts of one kind differ, else None.
         samples: examples, None where a batch could not be measured.
     """
 
@@ -147,7 +186,8 @@ class StepBook:
         entry = self._entries.get(key)
         if entry is None:
             return True
-        return entry.steps + 1 >= entry.count_at and self._can_afford(entry)
+        due = entry.steps + 1 >= entry.count_at
+        return (due or entry.misses_one()) and self._can_afford(entry)
 
     def add(
         self,
@@ -155,6 +195,7 @@ class StepBook:
         count: Count | None,
         seconds: float,
         samples: Callable[[], int | None] = lambda: None,
+        seen: Hashable = (),
     ) -> None:
         """Book a step that has run.
 
@@ -163,13 +204,24 @@ class StepBook:
             count: what was counted, None where it was not.
             seconds: how long the step took.
             samples: measures the examples in the step's batch; called once for a key.
+            seen: facts known only now; steps of a key that differ in them are booked apart.
         """
         entry = self._entries.get(key) or self._new_entry(key, samples())
+        variant = entry.variants.get(seen) or entry.variants.setdefault(seen, _Variant())
         entry.steps += 1
+        variant.steps += 1
+        if entry.misses_one():
+            entry.tries -= 1
         if count is not None:
-            self._book(entry, count, seconds)
+            self._spend(entry, seconds)
+            variant.book(count)
         if entry.steps >= entry.count_at:
             self._schedule(entry)
+
+    def give_up(self, key: Hashable) -> None:
+        """Count steps of this key no more."""
+        entry = self._entries.get(key) or self._new_entry(key, None)
+        entry.tries, entry.count_at = 0, _NEVER
 
     def totals(self) -> Totals:
         """Sum up; steps of a key that was never counted are booked at the mean of the others."""
@@ -194,24 +246,22 @@ class StepBook:
             self._dropped.add(oldest)
         return self._entries.setdefault(key, _Entry(samples=samples))
 
-    def _book(self, entry: _Entry, count: Count, seconds: float) -> None:
-        if entry.counted:
+    def _spend(self, entry: _Entry, seconds: float) -> None:
+        if entry.counted():
             self._recount_seconds += seconds
         self._counts += 1
-        entry.counted += 1
-        entry.sums.add(count)
-        entry.squared_flops += count.model_flops**2
 
     def _schedule(self, entry: _Entry) -> None:
         """Plan the key's next count: somewhere in the next octave (2-3, 4-7, 8-15, ...).
 
         At fixed occurrences a count could fall into step with a pattern in the data.
         """
+        entry.tries = _TRIES
         octave = 1 << entry.steps.bit_length()
         entry.count_at = self._random.randrange(octave, 2 * octave)
 
     def _can_afford(self, entry: _Entry) -> bool:
-        if not entry.counted or self._counts < _COUNTS_FREE:
+        if not entry.counted() or self._counts < _COUNTS_FREE:
             return True
         return self._recount_seconds <= _RECOUNT_SHARE * self._elapsed()
 

@@ -32,6 +32,8 @@ class Count:
         by_op: model FLOPs per operator; they add up to `model_flops`.
         by_dtype: model FLOPs per data type of the contraction's inputs ("float32").
         uncounted_ops: calls per operator that does arithmetic and has no formula.
+        causal_flops: the part of `model_flops` that a causal mask could skip, where an operator
+            was told that its mask is causal.
     """
 
     model_flops: int = 0
@@ -39,6 +41,7 @@ class Count:
     by_op: Mapping[str, int] = field(default_factory=dict)
     by_dtype: Mapping[str, int] = field(default_factory=dict)
     uncounted_ops: Mapping[str, int] = field(default_factory=dict)
+    causal_flops: int = 0
 
 
 @dataclass(frozen=True, slots=True)

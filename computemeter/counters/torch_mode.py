@@ -151,9 +151,10 @@ class CountingMode(TorchDispatchMode):
             if not isinstance(error, NoFormulaError):
                 self.unreadable[operator.name] = error
             return
-        first = next(value for value in arguments.values() if isinstance(value, Tensor))
+        operands = [value for value in arguments.values() if isinstance(value, Tensor)]
+        first = operands[0]
         self.device = self.device or first.device
-        if self._watch.is_recomputation():
+        if self._watch.is_recomputation(operator.name, operands):
             self._recomputed += flops.model + flops.recomputed
             return
         self._model[operator.name] += flops.model

@@ -287,3 +287,48 @@ def test_samples_of_a_dropped_key_stay_known_and_unknown(book, monkeypatch):
     book.add("unknown", counted(1), 0.1)
     book.add("after", counted(1), 0.1, lambda: 5)
     assert book.totals().samples is None
+
+
+# What is seen only after a step.
+
+
+def test_variants_of_a_key_are_counted_apart(book):
+    """A critic that trains 4 steps for each of the generator's: the optimizer tells afterwards."""
+    model = {"critic": 10, "generator": 1000}
+    for step in range(1000):
+        kind = "generator" if step % 5 == 4 else "critic"
+        counting = book.wants_count("batch")
+        book.add("batch", counted(model[kind]) if counting else None, 1e-6, seen=kind)
+    totals = book.totals()
+    assert totals.count.model_flops == 800 * 10 + 200 * 1000
+    assert totals.estimated_steps == 0
+    assert totals.standard_error is None
+
+
+def test_a_variant_never_met_is_booked_at_the_mean_of_its_key(book):
+    book.add("a", counted(100), 1.0, seen="x")
+    book.add("a", None, 1.0, seen="y")
+    book.add("other", counted(7), 1.0)
+    totals = book.totals()
+    assert totals.count.model_flops == 100 + 100 + 7
+    assert totals.estimated_steps == 1
+
+
+def test_trying_to_meet_a_variant_ends(book):
+    book.add("a", counted(1), 1.0)
+    book.add("a", None, 1.0, seen="rare")
+    tried = 0
+    for _ in range(10_000):
+        if counting := book.wants_count("a"):
+            tried += 1
+        book.add("a", counted(1) if counting else None, 1.0)
+    # 16 tries in each of 14 octaves, and one recount in each; the budget allows fewer.
+    assert 16 <= tried <= 14 * 17
+
+
+def test_a_key_given_up_is_not_counted_again(book):
+    book.add("a", None, 1.0)
+    book.give_up("a")
+    assert not any(book.wants_count("a") or book.add("a", None, 1.0) for _ in range(100))
+    book.give_up("never seen")
+    assert not book.wants_count("never seen")
