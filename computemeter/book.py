@@ -15,6 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from math import sqrt
 
+from computemeter.families import Families
 from computemeter.records import Count
 
 _KEYS_KEPT = 4096
@@ -26,7 +27,7 @@ _NEVER = 1 << 62
 
 
 @dataclass(slots=True)
-class _Sums:
+class Sums:
     """FLOPs added up; `add` scales what it adds, exactly where the ratio divides it."""
 
     model_flops: int = 0
@@ -36,7 +37,7 @@ class _Sums:
     uncounted_ops: dict[str, int] = field(default_factory=dict)
     causal_flops: int = 0
 
-    def add(self, other: _Sums | Count, times: int = 1, per: int = 1) -> None:
+    def add(self, other: Sums | Count, times: int = 1, per: int = 1) -> None:
         self.model_flops += _divide(other.model_flops * times, per)
         self.hardware_flops += _divide(other.hardware_flops * times, per)
         self.causal_flops += _divide(other.causal_flops * times, per)
@@ -66,7 +67,7 @@ class _Variant:
     steps: int = 0
     counted: int = 0
     squared_flops: int = 0
-    sums: _Sums = field(default_factory=_Sums)
+    sums: Sums = field(default_factory=Sums)
 
     def book(self, count: Count) -> None:
         self.counted += 1
@@ -93,6 +94,8 @@ class _Entry:
     samples: int | None = None
     count_at: int = 1
     tries: int = _TRIES
+    predicted: Count | None = None
+    sure: bool = True
     variants: dict[Hashable, _Variant] = field(default_factory=dict)
 
     def counted(self) -> bool:
@@ -114,20 +117,25 @@ class _Tally:
     estimated: int = 0
     variance: float = 0.0
     samples: int | None = 0
-    sums: _Sums = field(default_factory=_Sums)
+    sums: Sums = field(default_factory=Sums)
 
-    def add(self, entry: _Entry) -> None:
+    def add(self, entry: _Entry, *, sure: bool = True) -> None:
+        """Add an entry; `sure` says whether its prediction, if it is one, still holds."""
         self.steps += entry.steps
         if self.samples is None or entry.samples is None:
             self.samples = None
         else:
             self.samples += entry.steps * entry.samples
-        known, sums = 0, _Sums()
+        known, sums = 0, Sums()
         for variant in entry.variants.values():
             if variant.counted:
                 known += variant.steps
                 sums.add(variant.sums, variant.steps, variant.counted)
                 self._note(variant)
+        if entry.predicted is not None and not known:
+            known = entry.steps
+            sums.add(entry.predicted, entry.steps)
+            self.estimated += 0 if sure else entry.steps
         # The rest is booked at the mean of the key; of all steps, where the key has none.
         self.estimated += entry.steps - known
         if known:
@@ -175,9 +183,11 @@ class StepBook:
     def __init__(self, elapsed: Callable[[], float]) -> None:
         self._elapsed = elapsed
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._families = Families()
         self._dropped = _Tally()
         self._counts = 0
         self._recount_seconds = 0.0
+        self._checking = False
         # The book's own generator: the user's random state is never touched.
         self._random = random.Random(0)  # noqa: S311 - picks steps to recount, guards no secret
 
@@ -185,7 +195,7 @@ class StepBook:
         """Say whether the step about to run should be counted."""
         entry = self._entries.get(key)
         if entry is None:
-            return True
+            return not self._predict(key)
         due = entry.steps + 1 >= entry.count_at
         return (due or entry.misses_one()) and self._can_afford(entry)
 
@@ -206,7 +216,9 @@ class StepBook:
             samples: measures the examples in the step's batch; called once for a key.
             seen: facts known only now; steps of a key that differ in them are booked apart.
         """
-        entry = self._entries.get(key) or self._new_entry(key, samples())
+        entry = self._entries.get(key) or self._new_entry(key)
+        if not entry.steps:
+            entry.samples = samples()
         variant = entry.variants.get(seen) or entry.variants.setdefault(seen, _Variant())
         entry.steps += 1
         variant.steps += 1
@@ -215,20 +227,21 @@ class StepBook:
         if count is not None:
             self._spend(entry, seconds)
             variant.book(count)
+            self._families.observe(key, seen, count)
         if entry.steps >= entry.count_at:
             self._schedule(entry)
 
     def give_up(self, key: Hashable) -> None:
         """Count steps of this key no more."""
-        entry = self._entries.get(key) or self._new_entry(key, None)
+        entry = self._entries.get(key) or self._new_entry(key)
         entry.tries, entry.count_at = 0, _NEVER
 
     def totals(self) -> Totals:
         """Sum up; steps of a key that was never counted are booked at the mean of the others."""
         tally = deepcopy(self._dropped)
-        for entry in self._entries.values():
-            tally.add(entry)
-        sums = _Sums()
+        for key, entry in self._entries.items():
+            tally.add(entry, sure=self._is_sure(key, entry))
+        sums = Sums()
         sums.add(tally.sums, tally.steps, tally.known_steps or 1)
         return Totals(
             steps=tally.steps,
@@ -240,15 +253,38 @@ class StepBook:
             samples=tally.samples if tally.steps else None,
         )
 
-    def _new_entry(self, key: Hashable, samples: int | None) -> _Entry:
+    def formula(self) -> str | None:
+        """Return the closed form of a step's model FLOPs in the sizes of its batch, if known."""
+        return self._families.formula()
+
+    def _predict(self, key: Hashable) -> bool:
+        """Book a new key by what its family says, without a count; False where it cannot."""
+        predicted = self._families.predict(key)
+        if predicted is None:
+            return False
+        check = self._families.wants_check(key)
+        if check and self._within_budget():
+            self._checking = True
+            return False
+        entry = self._new_entry(key)
+        # A check that cannot be afforded leaves an estimate.
+        entry.predicted, entry.sure = predicted, not check
+        self._schedule(entry)
+        return True
+
+    def _is_sure(self, key: Hashable, entry: _Entry) -> bool:
+        return entry.predicted is None or (entry.sure and self._families.holds(key))
+
+    def _new_entry(self, key: Hashable) -> _Entry:
         if len(self._entries) >= _KEYS_KEPT:
-            _, oldest = self._entries.popitem(last=False)
-            self._dropped.add(oldest)
-        return self._entries.setdefault(key, _Entry(samples=samples))
+            dropped, oldest = self._entries.popitem(last=False)
+            self._dropped.add(oldest, sure=self._is_sure(dropped, oldest))
+        return self._entries.setdefault(key, _Entry())
 
     def _spend(self, entry: _Entry, seconds: float) -> None:
-        if entry.counted():
+        if self._checking or entry.predicted is not None or entry.counted():
             self._recount_seconds += seconds
+        self._checking = False
         self._counts += 1
 
     def _schedule(self, entry: _Entry) -> None:
@@ -261,7 +297,11 @@ class StepBook:
         entry.count_at = self._random.randrange(octave, 2 * octave)
 
     def _can_afford(self, entry: _Entry) -> bool:
-        if not entry.counted() or self._counts < _COUNTS_FREE:
+        known = entry.counted() or entry.predicted is not None
+        return not known or self._within_budget()
+
+    def _within_budget(self) -> bool:
+        if self._counts < _COUNTS_FREE:
             return True
         return self._recount_seconds <= _RECOUNT_SHARE * self._elapsed()
 

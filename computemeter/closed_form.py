@@ -8,50 +8,29 @@ guess. So a shape is predicted only where the counted shapes leave no choice, in
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from math import gcd
 from operator import mul
-from types import EllipsisType
-from typing import TypeGuard
+
+from computemeter.row_space import RowSpace
 
 # Attention is B * T**2, a contrastive loss B**2, an image B * H * W: no more is needed in practice.
 _LARGEST_POWER = 2
 _LARGEST_DEGREE = 3
 _MOST_VARIABLES = 4
+# What is kept: at most 31 shapes whose monomials are independent, and these.
 _MOST_CHECKS = 64
+_MOST_PROOFS = 256
+# With 3 unknowns in one variable, 5 counts of even and odd sizes never fit one polynomial by
+# chance where odd and even differ: 3 of them are alike and fix it, and the others are off it.
 _CONFIRMATIONS = 2
+# Two strides of 2 can cost the same at two of four remainders.
 _MODULUS = 4
 
 _Sizes = tuple[int, ...]
-
-
-def sizes_of(signature: Hashable) -> _Sizes:
-    """Return the sizes of a batch's arrays, in order, from the batch's signature.
-
-    >>> sizes_of((("ids", ((8, 128), "int64")), ("labels", ((8,), "int64")), ("n", "int")))
-    (8, 128, 8)
-    """
-    return tuple(_walk(signature))
-
-
-def family_of(signature: Hashable) -> Hashable:
-    """Return what is left of a batch's signature without the sizes: structure, ranks and dtypes.
-
-    The length of a list too long to look into stays: it says nothing about the arrays in it.
-
-    >>> family_of((("ids", ((8, 128), "int64")), ("rows", ("list", 300))))
-    (('ids', ((Ellipsis, Ellipsis), 'int64')), ('rows', ('list', 300)))
-    """
-    if _is_array(signature):
-        shape, dtype = signature
-        rank: tuple[EllipsisType, ...] = (...,) * len(shape)
-        return rank, dtype
-    if isinstance(signature, tuple):
-        return tuple([family_of(part) for part in signature])
-    return signature
 
 
 class ClosedForm:
@@ -74,11 +53,13 @@ class ClosedForm:
     One count that contradicts a prediction breaks the form for good: the work is no polynomial
     of the sizes, or depends on the data, or on a switch of operators with size.
 
-    Limits: what rounds in steps longer than the range of the sizes counted so far (patches of
-    16, lengths 16 to 31) looks constant until a size beyond that range is counted, and rounding
-    by more than one stride could by coincidence fit a polynomial at every shape counted so far;
-    `wants_check` finds both out, late. Attention over the pixels of an image is of degree 5: it
-    breaks the form. More than 4 variables are never predicted.
+    Limits: patches of 16 look constant at lengths 16 to 31, so sizes beyond those counted are
+    safe only where `wants_check` is followed; and several strides could by coincidence fit one
+    polynomial at all shapes counted so far, which later checks find out. Attention over the
+    pixels of an image is of degree 5, and breaks the form. So does an operator that gives way to
+    another at one example or one token, as PyTorch's mm does to addmm, though the total stays
+    the same: give values by operator a form of their own. More than 4 variables are never
+    predicted.
 
     Attributes:
         broken: a count contradicted the others; nothing is predicted any more, and what was
@@ -149,11 +130,11 @@ class ClosedForm:
     def formula(self, component: str, names: Sequence[str]) -> str | None:
         """Write a value as a Python expression, None where the counts leave a choice.
 
-        It is written where every monomial is determined and confirmed. Where they are not, the
-        form in proportion to one variable will do, if it is determined by fewer counts than it
-        fits: 32 and 7 examples that cost exactly 32 and 7 times as much mean `1152*B`. It holds
-        for sizes of the remainders observed, and never has fractions: they mean that something
-        rounds.
+        It is written where every monomial is determined and confirmed. Where they are not, a
+        form in proportion to one variable will do, if one value of it determines the form and
+        all other counts fit: 32 and 7 examples that cost exactly 32 and 7 times as much mean
+        `1152*B`. It holds for sizes of the remainders observed, and never has fractions: they
+        mean that something rounds.
 
         Args:
             component: one of the names observed.
@@ -179,7 +160,7 @@ class ClosedForm:
 
     def _use(self, layout: _Layout) -> None:
         self._layout = layout
-        self._space = _RowSpace(len(layout.monomials))
+        self._space = RowSpace(len(layout.monomials))
         self._basis: list[_Observation] = []
         self._columns: dict[str, list[int]] = {}
         self._checks: list[_Check] = []
@@ -212,7 +193,6 @@ class ClosedForm:
         for name, column in self._columns.items():
             column.append(observation.values.get(name, 0))
         self._basis.append(observation)
-        self._proofs.clear()
 
     def _check(self, observation: _Observation, combination: list[int]) -> None:
         """Compare an observation with what the others say about it; keep it where it is news."""
@@ -260,7 +240,7 @@ class ClosedForm:
     def _proven(self, combination: list[int], sizes: _Sizes) -> bool:
         used = _mask(combination)
         if used not in self._proofs:
-            if len(self._proofs) >= _MOST_CHECKS:
+            if len(self._proofs) >= _MOST_PROOFS:
                 self._proofs.clear()
             self._proofs[used] = self._prove(used)
         proof = self._proofs[used]
@@ -286,10 +266,25 @@ class ClosedForm:
             return self._solve(monomials, column)
         for variable in range(len(self._layout.variables)):
             linear = [powers for powers in monomials if powers[variable] == 1]
-            # At least one count too many: what two counts fix, they always fit.
-            if len(linear) < len(self._basis) and (found := self._solve(linear, column)):
-                return found
+            # The basis has another value besides, or this would be no variable.
+            if self._known_at_a_value(variable, linear):
+                found = self._solve(linear, column)
+                if found is not None:
+                    return found
         return None
+
+    def _known_at_a_value(self, variable: int, linear: list[_Sizes]) -> bool:
+        """Say whether, at one value of a variable, the counts leave no choice in the others."""
+        spaces: dict[int, RowSpace] = {}
+        for each in self._basis:
+            space = spaces.setdefault(
+                self._layout.values(each.sizes)[variable], RowSpace(len(linear))
+            )
+            row = self._layout.row(each.sizes)
+            rest = space.reduce([row[self._layout.monomials.index(powers)] for powers in linear])
+            if not space.holds(rest):
+                space.add(rest)
+        return any(space.rank == len(linear) for space in spaces.values())
 
     def _solve(
         self, monomials: Sequence[_Sizes], column: list[int]
@@ -299,7 +294,7 @@ class ClosedForm:
         The unknowns are the columns of the basis: the values must lie in the span of theirs.
         """
         rows = [self._layout.row(each.sizes) for each in self._basis]
-        space = _RowSpace(len(rows))
+        space = RowSpace(len(rows))
         for powers in monomials:
             at = self._layout.monomials.index(powers)
             rest = space.reduce([row[at] for row in rows])
@@ -406,70 +401,6 @@ class _Layout:
         for earlier, variable in self.products:
             row.append(row[earlier] * values[variable])
         return row
-
-
-class _RowSpace:
-    """The span of some rows of integers, and how a row in it is combined from them.
-
-    Fraction-free Gauss-Jordan elimination (Bareiss): all pivots are equal to `scale`, every entry
-    is a minor, every division is exact. Behind each row stands the combination that made it.
-    """
-
-    def __init__(self, width: int) -> None:
-        self.scale = 1
-        self._width = width
-        self._rows: list[list[int]] = []
-        self._pivots: list[int] = []
-
-    def reduce(self, row: list[int]) -> list[int]:
-        """Subtract what the span explains of `scale` times the row."""
-        rest = [self.scale * entry for entry in row] + [0] * self._width
-        for pivot, known in zip(self._pivots, self._rows, strict=True):
-            if factor := row[pivot]:
-                rest = [entry - factor * other for entry, other in zip(rest, known, strict=True)]
-        return rest
-
-    def holds(self, rest: list[int]) -> bool:
-        """Say whether a reduced row lies in the span."""
-        return not any(rest[: self._width])
-
-    def combination(self, rest: list[int]) -> list[int]:
-        """Return `scale` times the factors of the rows added so far that make a row in the span."""
-        return [-entry for entry in rest[self._width : self._width + len(self._rows)]]
-
-    def add(self, rest: list[int]) -> None:
-        """Add a reduced row that does not lie in the span."""
-        rest[self._width + len(self._rows)] = self.scale
-        pivot = next(at for at, entry in enumerate(rest) if entry)
-        scale = rest[pivot]
-        self._rows = [
-            [
-                (scale * entry - known[pivot] * other) // self.scale
-                for entry, other in zip(known, rest, strict=True)
-            ]
-            for known in self._rows
-        ]
-        self._rows.append(rest)
-        self._pivots.append(pivot)
-        self.scale = scale
-
-
-def _is_array(part: Hashable) -> TypeGuard[tuple[_Sizes, Hashable]]:
-    """Tell an array's (shape, dtype) from a pair of parts: no part is a tuple of numbers only."""
-    if not isinstance(part, tuple) or len(part) != 2:
-        return False
-    shape, dtype = part
-    if not isinstance(shape, tuple) or not shape or isinstance(dtype, tuple):
-        return False
-    return all(isinstance(size, int) for size in shape)
-
-
-def _walk(part: Hashable) -> Iterator[int]:
-    if _is_array(part):
-        yield from part[0]
-    elif isinstance(part, tuple):
-        for inner in part:
-            yield from _walk(inner)
 
 
 def _mask(combination: list[int]) -> int:

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from computemeter.counters.signature import signature
 from computemeter.counters.torch_mode import CountingMode
 from computemeter.devices import torch_device
+from computemeter.families import StepKey
 from computemeter.records import Count, Device
 from computemeter.sinks import describe, log_warning
 
@@ -40,14 +41,17 @@ class TorchCounter:
         self._warn = warn
         self._mode: CountingMode | None = None
 
-    def key(self, batch: Any, facts: Hashable) -> tuple[Hashable, ...]:
+    def key(self, batch: Any, facts: Hashable) -> StepKey:
         """Name the step by what is known before it runs and decides how much work it is."""
         grad = torch.is_grad_enabled()
-        return (facts, signature(batch), *map(_autocast, _KINDS), grad, self._trained())
+        rest = (facts, *map(_autocast, _KINDS), grad, self._trained())
+        return StepKey(signature(batch), rest)
 
-    def complete(self, key: tuple[Hashable, ...]) -> Hashable:
+    def complete(self, key: StepKey) -> StepKey:
         """Rename a step that has just been counted by the parameters its count showed."""
-        return key if self._given else (*key[:-1], self._trained())
+        if self._given or not isinstance(key.rest, tuple):
+            return key
+        return key._replace(rest=(*key.rest[:-1], self._trained()))
 
     def start(self) -> None:
         """Begin to count a step."""
