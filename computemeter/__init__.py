@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from computemeter._version import __version__
 
 if TYPE_CHECKING:
+    from computemeter.counters.registry import register_formula
     from computemeter.estimate import (
         flops_from_gpu_time,
         flops_from_operations,
@@ -34,6 +35,7 @@ _HOMES = {
     "flops_from_operations": "estimate",
     "flops_from_parameters": "estimate",
     "pfs_days": "units",
+    "register_formula": "counters.registry",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "flops_from_operations",
     "flops_from_parameters",
     "pfs_days",
+    "register_formula",
 ]
 
 

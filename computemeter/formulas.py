@@ -7,7 +7,7 @@ framework. The counters translate an operator's arguments into these shapes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import log2, prod
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 """Matrices per recurrent cell: an LSTM has 4 gates, a GRU 3, a plain RNN 1."""
@@ -103,3 +103,93 @@ def recurrent_backward(
     are needed, and so both are counted.
     """
     return 2 * recurrent(cell, steps_times_batch, inputs, hidden, projection)
+
+
+# Leading terms of dense factorisations. Golub & Van Loan, Matrix Computations, 4th edition: 3.1
+# (triangular systems), 3.2 (LU), 4.2 (Cholesky), 5.2 (QR); what is not there, from the LAPACK
+# Working Note 41. Of complex numbers each is 4 times as many.
+
+
+def cholesky(size: int) -> int:
+    """FLOPs of the Cholesky factor of a matrix: n^3 / 3.
+
+    >>> cholesky(6)
+    72
+    """
+    return size**3 // 3
+
+
+def cholesky_inverse(size: int) -> int:
+    """FLOPs of the inverse of a matrix from its Cholesky factor: 2 n^3 / 3.
+
+    >>> cholesky_inverse(6)
+    144
+    """
+    return 2 * size**3 // 3
+
+
+def lu(rows: int, columns: int) -> int:
+    """FLOPs of an LU factorisation: l*k^2 - k^3 / 3 of longer side l and shorter side k.
+
+    >>> lu(6, 6)  # 2 n^3 / 3 of a square
+    144
+    """
+    short, long = sorted((rows, columns))
+    return (3 * long * short**2 - short**3) // 3
+
+
+def inverse(size: int) -> int:
+    """FLOPs of the inverse of a matrix: 2 n^3, a third of them for its LU factorisation.
+
+    >>> inverse(6)
+    432
+    """
+    return 2 * size**3
+
+
+def triangular_solve(size: int, columns: int) -> int:
+    """FLOPs of solving a triangular system: n^2 for each right-hand side.
+
+    >>> triangular_solve(6, 2)
+    72
+    """
+    return size**2 * columns
+
+
+def qr(rows: int, columns: int) -> int:
+    """FLOPs of a QR factorisation by reflections, without forming Q.
+
+    2 m n^2 - 2 n^3 / 3 of a tall matrix; of a wide one the same with the sides exchanged.
+
+    >>> qr(9, 6)  # 2 * 9*36 - 2 * 72
+    504
+    """
+    short, long = sorted((rows, columns))
+    return (6 * long * short**2 - 2 * short**3) // 3
+
+
+def householder_product(rows: int, columns: int, reflectors: int) -> int:
+    """FLOPs of forming the first columns of Q from its reflections.
+
+    4 m n k - 2 (m + n) k^2 + 4 k^3 / 3: what the factorisation took where n = k.
+
+    >>> householder_product(9, 6, 6) == qr(9, 6)
+    True
+    """
+    m, n, k = rows, columns, reflectors
+    return (12 * m * n * k - 6 * (m + n) * k**2 + 4 * k**3) // 3
+
+
+def fft(size: int, batch: int = 1) -> int:
+    """FLOPs of complex Fourier transforms: 5 N log2 N each, of a real one half as many.
+
+    The convention of FFTW's benchmarks (Frigo & Johnson), for every algorithm and every N.
+
+    Args:
+        size: points of one transform, over all its dimensions.
+        batch: transforms.
+
+    >>> fft(8, 2)  # 2 * 5 * 8 * 3
+    240
+    """
+    return round(5 * size * log2(size)) * batch if size else 0

@@ -9,6 +9,9 @@ from typing import Any
 # batches apart only by type and length, and their work by counting again.
 _DEEPEST = 6
 _MOST = 256
+_SEQUENCES = (list, tuple)
+_CONTAINERS = (list, tuple, dict)
+_CONTAINERS_AND_MAPPINGS = (list, tuple, dict, Mapping)
 
 
 def signature(batch: Any) -> Hashable:
@@ -41,7 +44,7 @@ def _describe(value: Any, depth: int, left: list[int]) -> Hashable:
         return type(value).__name__
     if len(parts) > left[0]:
         return (type(value).__name__, len(parts))
-    if isinstance(value, list | tuple):
+    if isinstance(value, _SEQUENCES):
         return tuple([_describe(part, depth + 1, left) for part in value])
     return tuple([(name, _describe(part, depth + 1, left)) for name, part in parts.items()])
 
@@ -60,20 +63,23 @@ def _first_size(value: Any, depth: int, left: list[int]) -> int | None:
 
 def _array(value: Any) -> tuple[tuple[Hashable, ...], Hashable] | None:
     """Return shape and dtype; None for what is no array, or has no one shape (nested tensors)."""
-    if isinstance(value, list | tuple | dict):
+    if isinstance(value, _CONTAINERS):
         return None
     try:
         shape, dtype = value.shape, value.dtype
-        # A ragged size is another symbol in every batch: all of them are one unknown.
-        sizes = tuple([size if type(size) is int else "ragged" for size in shape])
+        if not isinstance(shape, tuple) or getattr(value, "is_nested", False):
+            # A ragged size is another symbol in every batch: all of them are one unknown.
+            shape = tuple([size if type(size) is int else "ragged" for size in shape])
+        if dtype.__hash__ is None:
+            dtype = str(dtype)
     except Exception:  # noqa: BLE001 - any attribute of somebody else's object may raise anything
         return None
-    return sizes, dtype if isinstance(dtype, Hashable) else str(dtype)
+    return shape, dtype
 
 
 def _parts(batch: Any) -> Any:
     """Return what a container holds, a sequence or a mapping; None for what is no container."""
-    if isinstance(batch, list | tuple | Mapping):
+    if isinstance(batch, _CONTAINERS_AND_MAPPINGS):
         return batch
     if isinstance(batch, type) or callable(batch):
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -39,8 +40,11 @@ class Attribution:
             self.learn(parameter)
 
     def learn(self, parameter: nn.Parameter) -> None:
-        """Know a parameter by its memory."""
-        self._of_memory[parameter.untyped_storage().data_ptr()] = id(parameter)
+        """Know a parameter by its memory; of a sharded one, by that of its shard here."""
+        here = getattr(parameter, "_local_tensor", parameter)
+        # A parameter without memory (lazy, on the meta device) works with none either.
+        with suppress(RuntimeError, ValueError, NotImplementedError):
+            self._of_memory[here.untyped_storage().data_ptr()] = id(parameter)
 
     def book(self, operands: Sequence[Tensor], flops: int) -> None:
         """Assign the FLOPs of the operator that has just run."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import Parameter
 
 from computemeter.counters.signature import signature
+from computemeter.counters.torch_breakdown import Owner, by_module
 from computemeter.counters.torch_mode import CountingMode
+from computemeter.counters.torch_tally import Tally
 from computemeter.devices import torch_device
 from computemeter.families import StepKey
 from computemeter.records import Count, Device
@@ -23,28 +26,32 @@ class TorchCounter:
     """Counts the steps of one PyTorch model.
 
     Args:
-        parameters: the model's; where none are given, those that counted steps touch.
+        module: the model; where none is given, its parameters are those that counted steps touch.
         device: where the model trains; by default where the first counted contraction ran.
         warn: takes one line when a formula fails.
     """
 
     def __init__(
         self,
-        parameters: Iterable[Parameter] = (),
+        module: nn.Module | None = None,
         device: torch.device | None = None,
         warn: Callable[[str], None] = log_warning,
     ) -> None:
         # Weak: the meter must not keep a model alive that its user has let go of.
+        self._module = None if module is None else weakref.ref(module)
+        parameters = () if module is None else module.parameters()
         self._parameters = [weakref.ref(parameter) for parameter in parameters]
         self._given = bool(self._parameters)
         self._device = device
         self._warn = warn
         self._mode: CountingMode | None = None
+        self._counts: tuple[int, int] | None = None
+        self._owners: Mapping[Owner, int] = {}
 
     def key(self, batch: Any, facts: Hashable) -> StepKey:
         """Name the step by what is known before it runs and decides how much work it is."""
-        grad = torch.is_grad_enabled()
-        rest = (facts, *map(_autocast, _KINDS), grad, self._trained())
+        autocast = _autocast() if torch._C._is_any_autocast_enabled() else None
+        rest = (facts, autocast, torch.is_grad_enabled(), self._trained())
         return StepKey(signature(batch), rest)
 
     def complete(self, key: StepKey) -> StepKey:
@@ -55,14 +62,15 @@ class TorchCounter:
 
     def start(self) -> None:
         """Begin to count a step."""
-        self._mode = CountingMode()
+        self._mode = CountingMode(self._alive(), learning=not self._given)
         self._mode.start()
 
     def stop(self) -> Count | None:
         """End the count; None where it shows nothing.
 
-        A step without any contraction was not seen (a replayed graph, work in other threads):
-        that is unknown, not zero.
+        A step without any contraction was not seen (a replayed graph), and one with a backward
+        pass alone was seen in part (a forward pass in other threads, as DataParallel's): both are
+        unknown, not zero and not less.
 
         Raises:
             Exception: what went wrong inside the counting.
@@ -71,13 +79,26 @@ class TorchCounter:
         if mode is None:
             return None
         mode.stop()
-        self._learn(mode)
-        for name, error in mode.unreadable.items():
+        tally = mode.tally
+        self._learn(tally)
+        for name, error in tally.unreadable.items():
             self._warn(f"the formula of {name} failed, its calls are uncounted: {describe(error)}")
         if mode.failure is not None:
             raise mode.failure
-        count = mode.count()
+        if tally.one_sided:
+            self._warn(
+                "a step showed a backward pass and no forward pass: it is not counted, as work "
+                "in other threads (DataParallel) cannot be seen"
+            )
+            return None
+        count = tally.count()
         return count if count.model_flops or count.uncounted_ops else None
+
+    def breakdown(self, module: nn.Module | None = None) -> dict[str, int]:
+        """Return the model FLOPs of the last counted step by module, largest first."""
+        known = module or (None if self._module is None else self._module())
+        named = () if known is None else known.named_parameters(remove_duplicate=False)
+        return by_module(self._owners, {id(parameter): name for name, parameter in named})
 
     def pause(self, paused: bool) -> None:
         """Count nothing while `paused`, if a step is being counted."""
@@ -96,22 +117,28 @@ class TorchCounter:
 
     def parameter_counts(self) -> tuple[int, int] | None:
         """Return the numbers of parameters and of those trained; None before they are known."""
-        parameters = [p for ref in self._parameters if (p := ref()) is not None]
-        if not parameters:
-            return None
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        return sum(p.numel() for p in parameters), trained
+        parameters = self._alive()
+        if parameters and len(parameters) == len(self._parameters):
+            trained = sum(p.numel() for p in parameters if p.requires_grad)
+            self._counts = sum(p.numel() for p in parameters), trained
+        # Once the model is gone, what it was.
+        return self._counts
+
+    def _alive(self) -> list[Parameter]:
+        return [parameter for ref in self._parameters if (parameter := ref()) is not None]
 
     def _trained(self) -> tuple[bool, ...]:
         return tuple([p.requires_grad for ref in self._parameters if (p := ref()) is not None])
 
-    def _learn(self, mode: CountingMode) -> None:
-        self._device = self._device or mode.device
+    def _learn(self, tally: Tally) -> None:
+        self._device = self._device or tally.device
+        self._owners = tally.attribution.flops
         if not self._given:
-            known = {id(p) for ref in self._parameters if (p := ref()) is not None}
-            new = (p for p in mode.parameters.values() if id(p) not in known)
+            known = {id(parameter) for parameter in self._alive()}
+            new = (p for p in tally.parameters.values() if id(p) not in known)
             self._parameters += [weakref.ref(parameter) for parameter in new]
 
 
-def _autocast(kind: str) -> torch.dtype | None:
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+def _autocast() -> Hashable:
+    kinds = [kind for kind in _KINDS if torch.is_autocast_enabled(kind)]
+    return tuple([(kind, torch.get_autocast_dtype(kind)) for kind in kinds])

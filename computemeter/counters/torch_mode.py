@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Self
 
@@ -18,9 +17,8 @@ from torch.utils._python_dispatch import (
     _push_mode,
 )
 
-from computemeter.counters.torch_formulas import NoFormulaError
-from computemeter.counters.torch_ops import Operator, operator_of
-from computemeter.counters.torch_recompute import RecomputeWatch
+from computemeter.counters.torch_ops import higher_order_operator_of, operator_of
+from computemeter.counters.torch_tally import Tally, flat
 from computemeter.records import Count
 
 _FLAGS = (
@@ -36,29 +34,24 @@ class CountingMode(TorchDispatchMode):
     Enter it with `start` and leave it with `stop`, in a `finally`. A failure inside the counting
     is kept in `failure` and never reaches the user's step; the count is then not to be used.
 
+    Args:
+        parameters: of the model, as far as they are known.
+        learning: whether to look for parameters in what the operators are given.
+
     Attributes:
         failure: what went wrong, None while all is well.
-        unreadable: operators whose formula failed, with the error; they are uncounted.
         paused: whether what runs now does not count.
-        parameters: the module parameters that the operators touched.
-        device: where the first contraction ran.
+        tally: what was counted so far.
     """
 
     # Higher-order operators (flex_attention, Triton kernels) must come through here and run.
     supports_higher_order_operators = True
 
-    def __init__(self) -> None:
+    def __init__(self, parameters: Iterable[Parameter] = (), *, learning: bool = True) -> None:
         super().__init__()
         self.failure: Exception | None = None
-        self.unreadable: dict[str, Exception] = {}
         self.paused = False
-        self.parameters: dict[int, Parameter] = {}
-        self.device: torch.device | None = None
-        self._model: Counter[str] = Counter()
-        self._dtypes: Counter[str] = Counter()
-        self._uncounted: Counter[str] = Counter()
-        self._recomputed = 0
-        self._watch = RecomputeWatch()
+        self.tally = Tally(parameters, learning=learning)
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -67,7 +60,7 @@ class CountingMode(TorchDispatchMode):
 
     def start(self) -> Self:
         """Begin to count."""
-        self._watch.start()
+        self.tally.watch.start()
         self.__enter__()
         return self
 
@@ -77,23 +70,12 @@ class CountingMode(TorchDispatchMode):
         Modes are a stack: if the step left one of its own on top, leaving ours would remove that
         one instead. Ours is then taken out from below it, and the count is not to be used.
         """
-        self._watch.stop()
+        self.tally.watch.stop()
         if _get_current_dispatch_mode() is self:
             self.__exit__(None, None, None)
         else:
             self.failure = RuntimeError("the step left a dispatch mode of its own open")
             take_out(self)
-
-    def count(self) -> Count:
-        """Return what was counted so far."""
-        model = sum(self._model.values())
-        return Count(
-            model_flops=model,
-            hardware_flops=model + self._recomputed,
-            by_op=dict(self._model),
-            by_dtype=dict(self._dtypes),
-            uncounted_ops=dict(self._uncounted),
-        )
 
     def __torch_dispatch__(
         self,
@@ -107,59 +89,68 @@ class CountingMode(TorchDispatchMode):
             return func(*args, **kwargs)
         if not isinstance(func, torch._ops.OpOverload):
             return self._run_higher_order(func, args, kwargs)
-        subclasses = [cls for cls in types if _has_own_dispatch(cls)]
+        subclasses = [cls for cls in types if _has_own_dispatch(cls)] if types else ()
         if any(issubclass(cls, FakeTensor) for cls in subclasses):
             return func(*args, **kwargs)  # a shape computed ahead of time, not work
         if subclasses:
             # A DTensor, a quantised weight: let it take itself apart, and count the plain
-            # operators that arrive then.
+            # operators that arrive then, whose tensors are parameters no longer. Without gradients
+            # it is an optimizer that asks, maybe for the shards of what was counted whole.
+            if torch.is_grad_enabled():
+                self._guard(self.tally.meet, (*args, *kwargs.values()))
             return NotImplemented
         operator = operator_of(func)
         if operator.decomposes:
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        self._guard(lambda: self._book(operator, args, kwargs, out))
+        if self.tally.wants(operator):
+            self._guard(self.tally.book, operator, args, kwargs, out)
         return out
 
     def _run_higher_order(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operator = higher_order_operator_of(func)
+        if any(isinstance(tensor, FakeTensor) for tensor in flat(args, Tensor)):
+            return func(*args, **kwargs)
+        if operator.decomposes:
+            return func(*[self._counting_inside(arg) for arg in args], **kwargs)
         out = func(*args, **kwargs)
-        self._uncounted[str(func)] += 1
+        if operator.wraps_another:
+            self._guard(self._book_wrapped, args, kwargs, out)
+        else:
+            self._guard(self.tally.book, operator, args, kwargs, out)
         return out
 
-    def _guard(self, book: Callable[[], None]) -> None:
+    def _book_wrapped(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Book the operator that a higher-order one has run, with the random state put back."""
+        at, func = next(
+            (at, x) for at, x in enumerate(args) if isinstance(x, torch._ops.OpOverload)
+        )
+        # `run_and_save_rng_state(op, ...)` returns the state as well; `run_with_rng_state(state,
+        # op, ...)` does not.
+        result = out if at else out[1]
+        self.tally.book(operator_of(func), args[at + 1 :], kwargs, result)
+
+    def _counting_inside(self, value: Any) -> Any:
+        """Turn a branch of a control-flow operator into one that is counted when it runs.
+
+        No mode is on while such an operator runs, and so only the branches taken count. In its
+        backward pass `cond` runs the branch forward once more; that counts as model work.
+        """
+        if not callable(value):
+            return value
+
+        def counted(*args: Any) -> Any:
+            with self:
+                return value(*args)
+
+        return counted
+
+    def _guard(self, book: Callable[..., None], *args: Any) -> None:
         try:
-            book()
+            book(*args)
         except Exception as error:  # noqa: BLE001 - whatever it is, the user's step goes on
             self.failure = self.failure or error
-
-    def _book(
-        self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-    ) -> None:
-        for parameter in _parameters((*args, *kwargs.values())):
-            self.parameters[id(parameter)] = parameter
-        if operator.uncounted:
-            self._uncounted[operator.name] += 1
-        if operator.formula is None:
-            return
-        # strict=False: arguments left at their defaults are not passed.
-        arguments = {**dict(zip(operator.arguments, args, strict=False)), **kwargs}
-        try:
-            flops = operator.formula(arguments, out)
-        except Exception as error:  # noqa: BLE001 - one odd operator must not cost the whole count
-            self._uncounted[operator.name] += 1
-            if not isinstance(error, NoFormulaError):
-                self.unreadable[operator.name] = error
-            return
-        operands = [value for value in arguments.values() if isinstance(value, Tensor)]
-        first = operands[0]
-        self.device = self.device or first.device
-        if self._watch.is_recomputation(operator.name, operands):
-            self._recomputed += flops.model + flops.recomputed
-            return
-        self._model[operator.name] += flops.model
-        self._dtypes[_precision(operator.name, first)] += flops.model
-        self._recomputed += flops.recomputed
 
 
 def count(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Count:
@@ -175,7 +166,7 @@ def count(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Count:
         mode.stop()
     if mode.failure is not None:
         raise RuntimeError("counting failed") from mode.failure
-    return mode.count()
+    return mode.tally.count()
 
 
 def take_out(mode: TorchDispatchMode) -> None:
@@ -194,32 +185,7 @@ def take_out(mode: TorchDispatchMode) -> None:
         _push_mode(other)
 
 
-def _precision(operator: str, tensor: Tensor) -> str:
-    """Name the arithmetic: the inputs' dtype, or "tf32" where the GPU rounds float32 to it."""
-    if tensor.dtype is torch.float32 and tensor.is_cuda and _allows_tf32(operator):
-        return "tf32"
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _allows_tf32(operator: str) -> bool:
-    # Read through the new attribute: the old one (`allow_tf32`) raises once the new was set.
-    backends: Any = torch.backends
-    if "conv" in operator:
-        return bool(backends.cudnn.conv.fp32_precision == "tf32")
-    if "rnn" in operator:
-        return bool(backends.cudnn.rnn.fp32_precision == "tf32")
-    return bool(backends.cuda.matmul.fp32_precision == "tf32")
-
-
 @lru_cache(maxsize=256)
 def _has_own_dispatch(cls: type) -> bool:
     plain = (Tensor.__torch_dispatch__, torch._C._disabled_torch_dispatch_impl)
     return getattr(cls, "__torch_dispatch__", plain[0]) not in plain
-
-
-def _parameters(values: Iterable[Any]) -> Iterator[Parameter]:
-    for value in values:
-        if isinstance(value, Parameter):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _parameters(value)

@@ -11,9 +11,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cache
+from inspect import signature
+from typing import Literal
 
 import torch
 
+from computemeter.counters.registry import RegisteredFormula
 from computemeter.counters.torch_formulas import FORMULAS, Formula
 
 # PyTorch's own namespaces: what is in them and does not look like a contraction is a known zero.
@@ -30,6 +33,7 @@ _OWN_NAMESPACES = frozenset(
         "debug_mode_ops",
         "debugprims",
         "export",
+        "flex_lib",
         "fsdp",
         "inductor",
         "inductor_prims",
@@ -42,9 +46,11 @@ _OWN_NAMESPACES = frozenset(
         "profiler",
         "quantization",
         "quantized",
+        "quantized_decomposed",
         "rngprims",
         "sparse",
         "static_runtime",
+        "streams",
         "symm_mem",
     }
 )
@@ -62,6 +68,14 @@ _NO_CONTRACTION = re.compile(
     r"|convert_|resolve_|_mode$|_weight_to_|fbgemm_(pack|linear_quantize)|cell_params|linear_combination|_cufft_"
 )
 
+
+# They run the functions they are given, in eager mode, and do nothing else.
+_CONTROL_FLOW = frozenset({"cond", "map_impl", "scan", "while_loop"})
+
+# They run one operator, under a random state that they keep or put back: dropout in checkpoints.
+_WRAPPERS = frozenset({"run_and_save_rng_state", "run_with_rng_state"})
+
+OperatorClass = Literal["formula", "parts", "zero", "uncounted"]
 
 _BACKENDS = (
     "CPU",
@@ -84,7 +98,9 @@ class Operator:
         arguments: names of the schema's arguments, in order.
         formula: None for a known zero and for an uncounted operator.
         uncounted: goes on the list.
-        decomposes: has no kernel of its own here and is run as its parts.
+        decomposes: is run as its parts, which are counted: it has no kernel of its own here, or
+            runs the functions it is given.
+        wraps_another: a higher-order operator that runs the one it is given.
     """
 
     name: str
@@ -92,6 +108,7 @@ class Operator:
     formula: Formula | None = None
     uncounted: bool = False
     decomposes: bool = False
+    wraps_another: bool = False
 
 
 @cache
@@ -99,12 +116,50 @@ def operator_of(func: torch._ops.OpOverload) -> Operator:
     """Look an operator up; cached, because a counted step asks for each of its calls."""
     name = func._schema.name
     arguments = tuple(argument.name for argument in func._schema.arguments)
-    # An in-place variant (`addmm_`) does the work of the plain one.
-    if formula := FORMULAS.get(name) or FORMULAS.get(name.removesuffix("_")):
+    if formula := formula_of(name):
+        if isinstance(formula, RegisteredFormula):
+            formula = formula.for_schema(func._schema)
         return Operator(name, arguments, formula)
-    if _is_composite(func):
+    if _is_composite(func.name()):
         return Operator(name, arguments, decomposes=True)
     return Operator(name, arguments, uncounted=is_uncounted(name))
+
+
+@cache
+def higher_order_operator_of(func: torch._ops.HigherOrderOperator) -> Operator:
+    """Look an operator up that takes functions (flex_attention, control flow, Triton kernels)."""
+    name = f"higher_order::{func.name()}"
+    if func.name() in _CONTROL_FLOW:
+        return Operator(name, (), decomposes=True)
+    if func.name() in _WRAPPERS:
+        return Operator(name, (), wraps_another=True)
+    formula = FORMULAS.get(name)
+    _self, *arguments = signature(type(func).__call__).parameters
+    return Operator(name, tuple(arguments), formula, uncounted=formula is None)
+
+
+def formula_of(name: str) -> Formula | None:
+    """Return an operator's formula; an in-place variant (`addmm_`) does the plain one's work."""
+    return FORMULAS.get(name) or FORMULAS.get(name.removesuffix("_"))
+
+
+def classify() -> dict[str, OperatorClass]:
+    """Say what each operator that is registered with PyTorch now is to the counter.
+
+    Operators that exist only as others ("parts") are counted by those.
+    """
+    overloads: dict[str, str] = {}
+    for overload in sorted(torch._C._dispatch_get_all_op_names()):
+        overloads.setdefault(overload.partition(".")[0], overload)
+    return {name: _classify(name, overload) for name, overload in overloads.items()}
+
+
+def _classify(name: str, overload: str) -> OperatorClass:
+    if formula_of(name):
+        return "formula"
+    if _is_composite(overload):
+        return "parts"
+    return "uncounted" if is_uncounted(name) else "zero"
 
 
 def is_uncounted(name: str) -> bool:
@@ -115,7 +170,7 @@ def is_uncounted(name: str) -> bool:
     return bool(_LOOKS_LIKE_CONTRACTION.search(bare)) and not _NO_CONTRACTION.search(bare)
 
 
-def _is_composite(func: torch._ops.OpOverload) -> bool:
+def _is_composite(overload: str) -> bool:
     """Say whether the operator only exists as its parts (`conv2d` under inference mode).
 
     One that some backend has a kernel of its own for is left whole: run as its parts it might
@@ -123,6 +178,6 @@ def _is_composite(func: torch._ops.OpOverload) -> bool:
     """
 
     def has_kernel(key: str) -> bool:
-        return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+        return torch._C._dispatch_has_kernel_for_dispatch_key(overload, key)
 
     return has_kernel("CompositeImplicitAutograd") and not any(map(has_kernel, _BACKENDS))

@@ -6,10 +6,10 @@ computation run again: activation checkpointing, reentrant or not. A gradient pe
 that flag; under it, only what runs below `torch.utils.checkpoint` is recomputation.
 
 Compiled code: a backward graph runs with gradients disabled whatever is in it. There an operator
-is recomputation if one with the same shapes and strides ran in the forward pass on the same
-memory: the weight. (The gradient products of a weight read it transposed.) Fused attention,
+is recomputation if one with the same shapes and strides ran in the forward graph on the same
+storage: the weight. (The gradient products of a weight read it transposed.) Fused attention,
 convolution and recurrent layers have operators of their own for their gradients, so that their
-forward operator in a backward pass is enough.
+forward operator in a backward graph is enough.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 # The module through which every `backward` and `grad` reaches the engine.
 _AUTOGRAD: Any = torch.autograd
@@ -29,6 +30,9 @@ _CHECKPOINT_FILE = "torch/utils/checkpoint.py"
 # `_engine_run_backward(outputs, grad_outputs, keep_graph, create_graph, ...)`: after the outputs.
 _CREATE_GRAPH = 2
 _FORWARD_ONLY = ("attention", "convolution", "rnn")
+_COMPILED_NODE = "CompiledFunctionBackward"
+
+_Place = tuple[int, Any, int]
 
 
 class RecomputeWatch:
@@ -37,8 +41,11 @@ class RecomputeWatch:
     def __init__(self) -> None:
         self._create_graph: list[bool] = []
         self._original: Any = None
-        # Where the operands of the forward pass lay, by operator, shapes and strides.
-        self._forward: defaultdict[Hashable, set[tuple[int, int]]] = defaultdict(set)
+        # Where the operands of compiled forward graphs lay, by operator, shapes and strides.
+        self._forward: defaultdict[Hashable, set[_Place]] = defaultdict(set)
+        # Weakly: it keeps no memory, and while it is held no other storage gets the same name, as
+        # freed memory gets the same address.
+        self._storages: list[StorageWeakRef] = []
 
     def start(self) -> None:
         """Begin to watch."""
@@ -52,20 +59,23 @@ class RecomputeWatch:
 
     def is_recomputation(self, operator: str, operands: Sequence[Tensor]) -> bool:
         """Say whether the operator that is running repeats work of the forward pass."""
-        if torch._C._current_graph_task_id() == -1:
-            self._forward[_look(operator, operands)].update(_addresses(operands))
-            return False
-        if not torch.is_grad_enabled():
-            return self._repeats_forward(operator, operands)
-        penalty = bool(self._create_graph) and self._create_graph[-1]
-        return not penalty or _below_checkpoint()
+        in_backward = torch._C._current_graph_task_id() != -1
+        if torch.is_grad_enabled():
+            penalty = bool(self._create_graph) and self._create_graph[-1]
+            return in_backward and (not penalty or _below_checkpoint())
+        strided = [each for each in operands if each.layout is torch.strided]
+        if in_backward:
+            return _in_compiled_code() and self._repeats_forward(operator, strided)
+        self._forward[_look(operator, strided)].update(_places(strided))
+        self._storages += [StorageWeakRef(each.untyped_storage()) for each in strided]
+        return False
 
     def _repeats_forward(self, operator: str, operands: Sequence[Tensor]) -> bool:
         seen = self._forward.get(_look(operator, operands))
         if seen is None:
             return False
         own_gradient = any(word in operator for word in _FORWARD_ONLY)
-        return own_gradient or not seen.isdisjoint(_addresses(operands))
+        return own_gradient or not seen.isdisjoint(_places(operands))
 
     def _run_backward(self, outputs: Any, *args: Any, **kwargs: Any) -> Any:
         positional = args[_CREATE_GRAPH] if len(args) > _CREATE_GRAPH else False
@@ -76,15 +86,21 @@ class RecomputeWatch:
             self._create_graph.pop()
 
 
+def _in_compiled_code() -> bool:
+    node = torch._C._current_autograd_node()
+    return node is not None and node.name() == _COMPILED_NODE
+
+
 def _look(operator: str, operands: Sequence[Tensor]) -> Hashable:
-    strided = [each for each in operands if each.layout is torch.strided]
-    return operator, tuple([(each.shape, each.stride()) for each in strided])
+    return operator, tuple([(each.shape, each.stride()) for each in operands])
 
 
-def _addresses(operands: Sequence[Tensor]) -> set[tuple[int, int]]:
-    # With the position: the same memory as another operand is another product.
-    strided = [each for each in operands if each.layout is torch.strided]
-    return {(position, each.data_ptr()) for position, each in enumerate(strided)}
+def _places(operands: Sequence[Tensor]) -> set[_Place]:
+    # With the position: the same storage as another operand is another product.
+    return {
+        (position, each.storage_offset(), each.untyped_storage()._cdata)
+        for position, each in enumerate(operands)
+    }
 
 
 def _below_checkpoint() -> bool:

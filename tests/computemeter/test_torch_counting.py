@@ -508,24 +508,10 @@ def test_a_gradient_penalty_is_model_work():
 # What has no formula is listed; what is no contraction is not.
 
 LISTED = {
-    "rfft": (lambda: torch.fft.rfft(r(8)), {"aten::_fft_r2c": 1}),
-    "ifft, twice": (
-        lambda: torch.fft.ifft(torch.fft.fft(torch.ones(8, dtype=torch.complex64))),
-        {"aten::_fft_c2c": 2},
-    ),
-    "inv": (lambda: torch.linalg.inv(torch.eye(3)), {"aten::linalg_inv_ex": 1}),
-    "cholesky": (lambda: torch.linalg.cholesky(torch.eye(3)), {"aten::linalg_cholesky_ex": 1}),
-    "solve": (lambda: torch.linalg.solve(torch.eye(3), r(3)), {"aten::_linalg_solve_ex": 1}),
     "svd": (lambda: torch.linalg.svd(r(3, 3)), {"aten::_linalg_svd": 1}),
-    "qr": (lambda: torch.linalg.qr(r(3, 3)), {"aten::linalg_qr": 1}),
     "eigh": (lambda: torch.linalg.eigh(torch.eye(3)), {"aten::_linalg_eigh": 1}),
-    "bilinear": (lambda: F.bilinear(r(2, 3), r(2, 4), r(5, 3, 4)), {"aten::_trilinear": 1}),
     "pdist": (lambda: F.pdist(r(5, 3)), {"aten::_pdist_forward": 1}),
     "cdist of few": (lambda: torch.cdist(r(2, 3), r(4, 3)), {"aten::_cdist_forward": 1}),
-    "sampled_addmm": (
-        lambda: torch.sparse.sampled_addmm(SPARSE.to_sparse_csr(), r(2, 4), r(4, 3)),
-        {"aten::sparse_sampled_addmm": 1},
-    ),
 }
 
 
