@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -16,10 +16,12 @@ from computemeter.counters.signature import examples
 from computemeter.failures import Failures
 from computemeter.journal import Journal, Place
 from computemeter.options import Options, OptionValues, check_count
+from computemeter.ranks import WAIT_CLOSING, WAIT_LOGGING, Ranks, SoloRanks, torch_ranks
 from computemeter.reconcile import is_loud
 from computemeter.records import Count, Device, Judgement, Snapshot, Summary
 from computemeter.results import Carried, Reading, summarise, take_snapshot
 
+_OUT_OF_MEMORY = {"OutOfMemoryError", "MemoryError"}
 _LOG = logging.getLogger("computemeter")
 STATE_SCHEMA = 1
 
@@ -46,6 +48,10 @@ class Meter:
     A failure inside the meter never reaches the training: it is warned of once and kept in the
     summary's `warnings`.
 
+    In a `torch.distributed` run every process has a meter, made in the same order as on the others.
+    Rank 0 adds up what all of them counted and writes for all; close the meters before
+    `destroy_process_group`, for until then the ranks can tell each other.
+
     Args:
         log_every: steps between two records in the ledger and the trackers.
         options: see `computemeter.options.Options`.
@@ -64,11 +70,12 @@ class Meter:
         self._book = StepBook(lambda: self._clock.training_seconds)
         self._counter: Any = None
         self._step: _Step | None = None
+        self._counting = False
         self._steps = 0
         self._added_flops = 0
-        self._logged_added_flops = 0
         self._place = Place()
-        self._ranks = 1
+        self._ranks: Ranks = SoloRanks()
+        self._attached = False
         self._device: Device | None = None
         self._carried = Carried()
         self._journal: Journal | None = None
@@ -102,16 +109,17 @@ class Meter:
                 shapes are told apart only by counting some of them again.
             facts: what else decides how much work the step is.
         """
-        safely, completed = self.failures.call, False
+        safely = self.failures.call
         safely(self.start_step, batch, facts)
         try:
             yield
-            completed = True
-        finally:
-            safely(self.end_step, completed=completed)
-            # Whatever failed above, no counting may stay on in the user's code.
-            safely(self._counter_off)
-        if self._log_every and self._steps % self._log_every == 0 and completed:
+        except BaseException as error:
+            safely(self.break_off, error)
+            self.ensure_off()
+            raise
+        safely(self.end_step)
+        self.ensure_off()
+        if self._log_every and self._steps % self._log_every == 0:
             safely(self.log, self._steps)
 
     @contextmanager
@@ -151,12 +159,34 @@ class Meter:
 
         return count(function, *args, **kwargs)
 
+    def breakdown(self, model: Any = None) -> dict[str, int]:
+        """Return the model FLOPs of the last counted step by module, largest first.
+
+        For finding out where a count comes from. Work without a weight (attention between its
+        projections) goes to the module around it; what belongs to no known parameter to
+        "(unknown)".
+
+        Args:
+            model: names the modules; the one given to the meter if left out.
+        """
+        return {} if self._counter is None else dict(self._counter.breakdown(model))
+
     def summary(self) -> Summary:
-        """Return this segment's compute so far, by both methods."""
-        return summarise(self._read())
+        """Return this segment's compute so far, by both methods.
+
+        Of many processes, rank 0 has the sum over all, the others as of their last logging step
+        until they end. The other ranks have their own part alone, with one device, and say so in
+        `warnings`.
+        """
+        return summarise(self._read(), self._book.formula())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to go on from here: plain ints, floats and texts."""
+        """Return what a resumed run needs to go on from here: plain ints, floats and texts.
+
+        Of many processes, save what rank 0 returns, but call this on all of them, so that rank 0
+        knows how far the others are.
+        """
+        self.failures.call(self._exchange)
         reading, journal = self._read(), self._journal
         return {
             "schema": STATE_SCHEMA,
@@ -183,7 +213,7 @@ class Meter:
         counter: Any,
         place: Place,
         *,
-        ranks: int = 1,
+        ranks: Ranks | None = None,
         carried: Carried | None = None,
     ) -> None:
         """Say what is metered and where; a plain loop finds out by itself.
@@ -191,41 +221,67 @@ class Meter:
         Args:
             counter: of the framework, see `TorchCounter`.
             place: where the run's records go.
-            ranks: processes that each do what this one does.
+            ranks: the processes that train together; None to go by `torch.distributed`.
             carried: of earlier segments of the run.
         """
         self._log_every = None  # the framework's own logging steps decide
-        self._counter, self._place, self._ranks = counter, place, ranks
+        self._counter, self._place, self._attached = counter, place, True
+        self._ranks = ranks or self.failures.call(torch_ranks) or SoloRanks()
         self._carried = carried or self._carried
         self._open()
 
     def start_step(self, batch: Any = None, facts: Hashable = ()) -> None:
         """Begin a step; `facts` are further things that decide how much work it is."""
         if self._step is not None:
-            self.end_step(completed=False)
+            self._drop_step()
+            self.ensure_off()
         step = self._step = _Step()
         self._clock.start_step()
         counter = self._counter = self._counter or _torch_counter(self.failures)
         step.key, step.batch = counter.key(batch, facts), batch
         if self._book.wants_count(step.key):
-            step.counting = True
+            step.counting = self._counting = True
             counter.start()
 
-    def end_step(self, *, completed: bool = True) -> None:
-        """End the step; one that raised is not booked."""
+    def end_step(self, seen: Hashable = ()) -> None:
+        """End and book the step.
+
+        Args:
+            seen: what only the step itself has shown, and decides how much work it was.
+        """
         step, self._step = self._step, None
         if step is None:
             return
         count = self._stop_counting() if step.counting else None
         seconds = self._clock.end_step()
-        if not completed:
-            return
         if count is not None:
             step.key = self._counter.complete(step.key)
         self._steps += 1
-        self._book.add(step.key, count, seconds, lambda: examples(step.batch))
+        self._book.add(step.key, count, seconds, lambda: examples(step.batch), seen)
         if not self._opened:
             self._open()
+
+    def break_off(self, error: BaseException) -> None:
+        """End a step that raised: it is not booked.
+
+        One that ran out of memory while it was counted is counted no more.
+        """
+        step = self._step
+        self._drop_step()
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if step is None or not step.counting or not names & _OUT_OF_MEMORY:
+            return
+        self._book.give_up(step.key)
+        self.failures.warn(
+            "out of memory in a step that was being counted: steps of this kind are booked at the "
+            "mean of the others from now on"
+        )
+
+    def ensure_off(self) -> None:
+        """Take the counting off the user's code, whatever failed before; never raises."""
+        if self._counting:
+            self._counting = False
+            self.failures.call(self._counter.off)
 
     def leave_out(self) -> None:
         """Begin a time that is no training; operations within it do not count either."""
@@ -240,9 +296,13 @@ class Meter:
     def log(self, step: int, loss: float | None = None) -> None:
         """Record the state under the tracker's step."""
         self._open()
+        self.failures.call(self._exchange)
+        self._record(step, loss)
+
+    def _record(self, step: int, loss: float | None = None) -> None:
         reading = self._read()
         snapshot = take_snapshot(reading, self._last, step=step, time=time.time(), loss=loss)
-        self._last, self._logged_added_flops = snapshot, self._added_flops
+        self._last = snapshot
         if self._journal is not None:
             self._journal.write(snapshot)
         self._warn_of(snapshot.judgement)
@@ -257,13 +317,16 @@ class Meter:
         if self._closed:
             return
         self._closed = True
-        if self._step is not None:
-            self.failures.call(self.end_step, completed=False)
+        self.failures.call(self._drop_step)
+        self.ensure_off()
+        self.failures.call(self._open)
+        self.failures.call(self._part, status)
         if self._last is None or self._last.steps != self._steps:
-            self.failures.call(self.log, self._steps if step is None else step)
-        elif self._added_flops != self._logged_added_flops:
-            # The last step has its value, and each value is written once.
-            self.failures.call(self.log, self._last.step + 1)
+            self.failures.call(self._record, self._steps if step is None else step)
+        elif (self._last.model_flops or 0) != self._read().model_flops:
+            # Added by hand, or another rank's. The last step has its value, and each value is
+            # written once.
+            self.failures.call(self._record, self._last.step + 1)
         if self._journal is None:
             return
         summary = self.failures.call(self.summary)
@@ -282,6 +345,9 @@ class Meter:
         if self._opened:
             return
         self._opened = True  # first: what fails now is not tried again at every step
+        if not self._attached:
+            self._ranks = self.failures.call(torch_ranks) or self._ranks
+            self._place = replace(self._place, writes=self._ranks.rank == 0)
         reading = self._read()
         self._journal = Journal(self._place, reading, self.failures)
         if self.options.verbose and self._place.writes:
@@ -289,17 +355,32 @@ class Meter:
 
             print_start(reading.known_device, reading.device_count)
 
+    def _drop_step(self) -> None:
+        """End a step without booking it."""
+        if self._step is not None:
+            self._step = None
+            self._clock.end_step()
+
+    def _exchange(self, seconds: float = WAIT_LOGGING) -> None:
+        if not self._closed:
+            self._ranks.exchange(self._book.totals, seconds=seconds)
+
+    def _part(self, status: str) -> None:
+        """Tell the other ranks that this one has ended; on rank 0 hear of their ends."""
+        # Where this rank failed the others may hang in a collective, and never end.
+        seconds = WAIT_CLOSING if status == "finished" else WAIT_LOGGING
+        self.failures.call(self._ranks.exchange, self._book.totals, ended=True, seconds=seconds)
+        if (missing := self._ranks.missing()) is not None:
+            self.failures.warn(missing)
+
     def _counter_pauses(self, paused: bool) -> None:
         if self._counter is not None:
             self._counter.pause(paused)
 
-    def _counter_off(self) -> None:
-        if self._counter is not None:
-            self._counter.off()
-
     def _stop_counting(self) -> Count | None:
         try:
             count: Count | None = self._counter.stop()
+            self._counting = False
         except Exception as error:  # noqa: BLE001 - the step itself went well
             self.failures.record("counting", error)
             return None
@@ -311,18 +392,19 @@ class Meter:
             _LOG.warning("computemeter: %s: %s", judgement.cause, judgement.diagnosis)
 
     def _read(self) -> Reading:
+        ranks, note = self._ranks, self._ranks.note
         return Reading(
-            totals=self._book.totals(),
-            added_flops=self._added_flops,
+            totals=ranks.merge(self._book.totals()),
+            # Of the whole run, all processes: rank 0 has it.
+            added_flops=self._added_flops if ranks.rank == 0 else 0,
             training_seconds=self._clock.training_seconds,
             busy_seconds=self._busy_seconds(),
             device=self._known_device(),
-            device_count=self._ranks,
-            ranks=self._ranks,
+            device_count=ranks.devices,
             options=self.options,
             carried=self._carried,
             parameters=self._counter.parameter_counts() if self._counter else None,
-            warnings=self.failures.messages,
+            warnings=(*self.failures.messages, *([note] if note else [])),
         )
 
     def _known_device(self) -> Device | None:

@@ -137,11 +137,14 @@ class Summary:
         flops_formula: closed form of a step's FLOPs where one is known.
         by_op: model FLOPs per operator.
         by_dtype: model FLOPs per data type.
+        causal_flops: the part of `model_flops` that causal masks could skip, where an operator was
+            told that its mask is causal; a mask given as a tensor cannot be known.
         counted_steps: steps whose operations were counted as they ran.
         predicted_steps: steps of a kind that was counted before.
         estimated_steps: steps booked at a mean or a guess.
         flops_standard_error: standard error of `model_flops` where steps of one kind differ.
-        samples: examples trained on, where batches could be measured.
+        samples: examples trained on, where batches could be measured; one that several processes
+            share (tensor parallelism) counts for each of them.
         parameters: of the trained module.
         trainable_parameters: the part that requires a gradient.
         other_flops: validation, test, predict; outside every total; None: not measured.
@@ -176,6 +179,7 @@ class Summary:
     flops_formula: str | None
     by_op: Mapping[str, int]
     by_dtype: Mapping[str, int]
+    causal_flops: int
     counted_steps: int
     predicted_steps: int
     estimated_steps: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from computemeter.book import Totals
@@ -40,13 +39,13 @@ class Carried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """Everything a meter has collected at one moment; FLOPs and samples are of one process.
+    """Everything a meter has collected at one moment.
 
     Attributes:
+        totals: FLOPs, calls and samples of all processes, steps of this one.
         added_flops: what the user added by hand.
         device: None before it is known.
         device_count: devices the run trains on; each process counts the work of its own.
-        ranks: processes that do the same work as this one.
         parameters: (all, trained); None where they are not known.
     """
 
@@ -56,7 +55,6 @@ class Reading:
     busy_seconds: float | None
     device: Device | None
     device_count: int
-    ranks: int
     options: Options
     carried: Carried
     parameters: tuple[int, int] | None
@@ -70,12 +68,12 @@ class Reading:
     @property
     def model_flops(self) -> int:
         """Method 1 of all ranks."""
-        return self.totals.count.model_flops * self.ranks + self.added_flops
+        return self.totals.count.model_flops + self.added_flops
 
     @property
     def hardware_flops(self) -> int:
         """Method 1 with recomputation, of all ranks."""
-        return self.totals.count.hardware_flops * self.ranks + self.added_flops
+        return self.totals.count.hardware_flops + self.added_flops
 
     @property
     def device_seconds(self) -> float:
@@ -176,8 +174,8 @@ def _evidence(
     )
 
 
-def summarise(reading: Reading) -> Summary:
-    """Write the summary of this segment."""
+def summarise(reading: Reading, flops_formula: str | None = None) -> Summary:
+    """Write the summary of this segment; `flops_formula` as the book knows it."""
     totals, judgement = reading.totals, judge_segment(reading)
     flops, hardware, steps = reading.model_flops, reading.hardware_flops, totals.steps
     measured = reading.measured
@@ -205,15 +203,16 @@ def summarise(reading: Reading) -> Summary:
         peak_flops=reading.peak_flops,
         precision=main_precision(totals.count.by_dtype),
         assumed_utilization=reading.assumed_utilization,
-        uncounted_ops=_scaled(totals.count.uncounted_ops, reading.ranks),
-        flops_formula=None,
-        by_op=_scaled(totals.count.by_op, reading.ranks),
-        by_dtype=_scaled(totals.count.by_dtype, reading.ranks),
+        uncounted_ops=totals.count.uncounted_ops,
+        flops_formula=flops_formula,
+        by_op=totals.count.by_op,
+        by_dtype=totals.count.by_dtype,
+        causal_flops=totals.count.causal_flops,
         counted_steps=totals.counted_steps,
         predicted_steps=totals.predicted_steps,
         estimated_steps=totals.estimated_steps,
-        flops_standard_error=_times(totals.standard_error, reading.ranks),
-        samples=None if totals.samples is None else totals.samples * reading.ranks,
+        flops_standard_error=totals.standard_error,
+        samples=totals.samples,
         parameters=parameters,
         trainable_parameters=trained,
         other_flops=None,
@@ -310,11 +309,3 @@ def _interval_metrics(reading: Reading, previous: Snapshot | None) -> dict[str, 
         "compute/hfu": mfu(hardware, device_seconds, reading.peak_flops),
         "compute/busy_fraction": None if busy is None else busy / seconds,
     }
-
-
-def _scaled(counts: Mapping[str, int], ranks: int) -> dict[str, int]:
-    return {name: value * ranks for name, value in counts.items()}
-
-
-def _times(value: float | None, factor: int) -> float | None:
-    return None if value is None else value * factor

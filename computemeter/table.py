@@ -65,6 +65,9 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("time", _time(summary)),
         ("mostly", _largest(summary)),
     ]
+    if summary.causal_flops and summary.model_flops:
+        share = summary.causal_flops / summary.model_flops
+        rows.append(("causal masks could skip", f"{share:.0%} of the operations"))
     if summary.uncounted_ops:
         calls = (f"{name} ({calls:,})" for name, calls in summary.uncounted_ops.items())
         rows.append(("not counted (calls)", ", ".join(calls)))
