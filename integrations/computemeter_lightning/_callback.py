@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Hashable
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 from weakref import ref
@@ -14,17 +12,20 @@ from computemeter.failures import Failures, guarded
 from computemeter.journal import Place
 from computemeter.meter import Meter, carried_from
 from computemeter.options import Options, OptionValues
+from computemeter.ranks import torch_ranks
 from computemeter.records import Summary
 from computemeter.results import Carried
 from computemeter.sinks import sink_name_of
 from computemeter_lightning._loss import LossWindow
 from computemeter_lightning._namespace import Callback
 from computemeter_lightning._patches import Patches
+from computemeter_lightning._steps import TrainerSteps
 
 # Lightning calls every hook of every callback that is callable: those that do nothing here are
 # set to None below, which keeps them off the user's step.
 _UNUSED_BATCH_HOOKS = (
     "on_train_batch_start",
+    "on_train_batch_end",
     "on_before_backward",
     "on_after_backward",
     "on_before_optimizer_step",
@@ -78,6 +79,10 @@ class ComputeMeter(Callback):
         """Return the compute of the last fit so far, by both methods."""
         return self._meter.summary()
 
+    def breakdown(self) -> dict[str, int]:
+        """Return the model FLOPs of the last counted step by module, largest first."""
+        return self._meter.breakdown()
+
     # The Trainer's hooks. None of them raises.
 
     @guarded
@@ -89,32 +94,13 @@ class ComputeMeter(Callback):
         self._meter = Meter(**self._options)
         self._meter.failures = self.failures
         self._meter.attach(
-            TorchCounter(
-                pl_module.parameters(), trainer.strategy.root_device, warn=self.failures.warn
-            ),
+            TorchCounter(pl_module, trainer.strategy.root_device, warn=self.failures.warn),
             _place(trainer),
-            ranks=trainer.world_size,
+            ranks=torch_ranks(trainer.global_rank, trainer.world_size),
             carried=carried,
         )
         self._loss = LossWindow(trainer.accumulate_grad_batches, self._loss_key)
         self._wrap(trainer, pl_module)
-
-    @guarded
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log where the Trainer logs."""
-        fit_loop, automatic = trainer.fit_loop, pl_module.automatic_optimization
-        self._step = fit_loop.epoch_loop._batches_that_stepped
-        if self._loss.accumulates:
-            self._loss.add(outputs)
-            if automatic and fit_loop._should_accumulate():
-                return
-        if trainer._logger_connector.should_update_logs:
-            read = self.failures.call
-            loss = read(self._loss.mean, outputs, automatic) if trainer.is_global_zero else None
-            self._meter.log(self._step, loss)
-        self._loss.clear()
 
     @guarded
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -167,56 +153,38 @@ class ComputeMeter(Callback):
             self._meter.close(status, self._step)
 
     def _wrap(self, trainer: Any, pl_module: Any) -> None:
+        after = partial(self._after_batch, trainer, pl_module)
+        steps = TrainerSteps(self._meter, trainer, pl_module, after)
         loop = trainer.fit_loop.epoch_loop
-        accumulates = trainer.accumulate_grad_batches != 1
+        self._patches.wrap(loop.automatic_optimization, "run", steps.metered)
+        self._patches.wrap(loop.manual_optimization, "run", steps.metered)
+        self._patches.wrap(trainer, "save_checkpoint", steps.left_out)
+        if not pl_module.automatic_optimization:
+            for number, optimizer in enumerate(trainer.strategy._lightning_optimizers):
+                self._patches.wrap(optimizer, "step", steps.noting(number))
 
-        def facts() -> Hashable:
-            accumulating = accumulates and trainer.fit_loop._should_accumulate()
-            return (pl_module.training, accumulating)
+    def _after_batch(self, trainer: Any, pl_module: Any, outputs: Any) -> None:
+        """Log where the Trainer logs.
 
-        step = functools.partial(_metered_step, self._meter, facts)
-        for optimization in (loop.automatic_optimization, loop.manual_optimization):
-            self._patches.wrap(optimization, "run", step)
-        self._patches.wrap(trainer, "save_checkpoint", functools.partial(_left_out, self._meter))
+        Called as soon as a step has ended, and not from `on_train_batch_end`: Lightning takes
+        longer to call a hook than all of this takes.
+        """
+        fit_loop, automatic = trainer.fit_loop, pl_module.automatic_optimization
+        step = self._step = fit_loop.epoch_loop._batches_that_stepped
+        if self._loss.accumulates:
+            self._loss.add(outputs)
+            if automatic and fit_loop._should_accumulate():
+                return
+        every = trainer.log_every_n_steps
+        if every and ((step + 1) % every == 0 or trainer.should_stop):
+            read = self.failures.call
+            loss = read(self._loss.mean, outputs, automatic) if trainer.is_global_zero else None
+            self._meter.log(step, loss)
+        self._loss.clear()
 
 
 for _hook in _UNUSED_BATCH_HOOKS:
     setattr(ComputeMeter, _hook, None)
-
-
-def _metered_step(
-    meter: Meter, facts: Callable[[], Hashable], run: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Wrap the Trainer's `run(..., kwargs)` of one batch; `kwargs` holds the batch."""
-    safely = meter.failures.call
-
-    @functools.wraps(run)
-    def metered(*args: Any, **kwargs: Any) -> Any:
-        batch = safely(_batch_of, args, kwargs)
-        with safely(meter.step, batch, safely(facts)) or nullcontext():
-            return run(*args, **kwargs)
-
-    return metered
-
-
-def _left_out(meter: Meter, call: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a method whose time is not training."""
-    safely = meter.failures.call
-
-    @functools.wraps(call)
-    def left_out(*args: Any, **kwargs: Any) -> Any:
-        safely(meter.leave_out)
-        try:
-            return call(*args, **kwargs)
-        finally:
-            safely(meter.take_back)
-
-    return left_out
-
-
-def _batch_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    given = kwargs.get("kwargs", args[-1] if args else None)
-    return given.get("batch") if isinstance(given, dict) else None
 
 
 def _place(trainer: Any) -> Place:

@@ -135,8 +135,10 @@ def test_a_step_that_returns_no_loss_is_forward_only(small):
             return None if batch_idx % 2 else loss
 
     callback = meter()
-    fit(small, callback, examples=2 * BATCH, module=Skips())
-    assert callback.summary().steps == 2
+    fit(small, callback, examples=20 * BATCH, module=Skips())
+    forward = 2 * (INPUTS * 16 + 16 * 4)
+    assert callback.summary().model_flops == 10 * BATCH * (FLOPS_PER_EXAMPLE + forward)
+    assert callback.summary().estimated_steps == 0
 
 
 def test_manual_optimisation_with_two_optimizers(small):
@@ -175,6 +177,53 @@ def test_manual_optimisation_with_two_optimizers(small):
     assert callback.summary().model_flops == 3 * BATCH * each
     assert callback._meter._last.metrics["compute/loss"] is not None
     assert_nothing_left(trainer)
+
+
+def test_an_optimizer_that_steps_now_and_then(small):
+    """Four steps of a critic for one of a generator: what ran is known only afterwards."""
+
+    class Gan(small.pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.generator, self.critic = nn.Linear(INPUTS, INPUTS), nn.Linear(INPUTS, 1)
+
+        def training_step(self, batch, batch_idx):
+            first, second = self.optimizers()
+            if batch_idx % 5 == 4:
+                self.manual_backward(self.critic(self.generator(batch[0])).mean())
+                first.step()
+            else:
+                self.manual_backward(self.critic(batch[0]).mean())
+                second.step()
+
+        def configure_optimizers(self):
+            return [
+                torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.generator, self.critic)
+            ]
+
+    callback = meter()
+    fit(small, callback, examples=50 * BATCH, module=Gan())
+    # 40 times the critic forward and its weight gradient; 10 times forward of both, the weight
+    # gradients of both and the critic's input gradient.
+    generator, critic = 2 * INPUTS * INPUTS, 2 * INPUTS
+    expected = 40 * 2 * critic + 10 * (2 * generator + 3 * critic)
+    assert callback.summary().model_flops == BATCH * expected
+    assert callback.summary().estimated_steps == 0
+
+
+def test_out_of_memory_in_a_counted_step_is_said_and_not_tried_again(small):
+    class Fills(small.Module):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 0:
+                raise torch.OutOfMemoryError("no more")
+            return super().training_step(batch, batch_idx)
+
+    callback = meter()
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(small, callback, module=Fills())
+    assert callback.summary().model_flops == 0
+    assert any("out of memory" in warning for warning in callback.summary().warnings)
 
 
 def test_an_exception_in_training_reaches_the_user_and_leaves_nothing(small):
@@ -368,7 +417,6 @@ def test_what_the_callback_wraps_still_exists(small):
 @pytest.mark.parametrize(
     "target",
     [
-        "computemeter.meter.Meter.step",
         "computemeter.meter.Meter.start_step",
         "computemeter.meter.Meter.end_step",
         "computemeter.meter.Meter.attach",
@@ -385,12 +433,12 @@ def test_what_the_callback_wraps_still_exists(small):
         "computemeter.book.StepBook.wants_count",
         "computemeter.counters.torch_counter.signature",
         "computemeter.counters.torch_counter.torch_device",
-        "computemeter.counters.torch_mode.CountingMode._book",
-        "computemeter.counters.torch_mode.CountingMode.count",
+        "computemeter.counters.torch_tally.Tally.book",
+        "computemeter.counters.torch_tally.Tally.count",
         "computemeter.counters.torch_counter.CountingMode",
         "computemeter_lightning._callback.TorchCounter",
         "computemeter_lightning._callback._place",
-        "computemeter_lightning._callback._batch_of",
+        "computemeter_lightning._steps._batch_of",
         "computemeter_lightning._callback.LossWindow.mean",
         "computemeter_lightning._patches.Patches.wrap",
         "computemeter_lightning._patches.Patches.remove",
