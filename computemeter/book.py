@@ -238,7 +238,7 @@ class StepBook:
 
     def totals(self) -> Totals:
         """Sum up; steps of a key that was never counted are booked at the mean of the others."""
-        tally = deepcopy(self._dropped)
+        tally = deepcopy(self._dropped) if self._dropped.steps else _Tally()
         for key, entry in self._entries.items():
             tally.add(entry, sure=self._is_sure(key, entry))
         sums = Sums()
