@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import transformers
-from fvcore.nn import FlopCountAnalysis  # type: ignore[import-untyped]
+from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -605,7 +605,7 @@ def import_seconds(times: int) -> Estimate:
 
 def step_alone(parameters: int, times: int = 20, calls: int = 500) -> float:
     """Time `Meter.step` around nothing, in µs: the least it can cost, as caches stay warm."""
-    model = [Parameter(torch.zeros(1)) for _ in range(parameters)]
+    model = nn.ParameterList([Parameter(torch.zeros(1)) for _ in range(parameters)])
     meter = Meter(ledger=None, trackers=None, verbose=0)
     meter.attach(TorchCounter(model, torch.device("cpu")), Place())
     batch = tiny_mlp().batch
