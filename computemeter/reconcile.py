@@ -266,8 +266,8 @@ def _high_utilization(case: _Case) -> _Finding | None:
     if case.implied <= _PLAUSIBLE_SHARE.get(e.device_kind, _PLAUSIBLE_ELSEWHERE):
         return "none", (
             f"the methods differ {case.apart} because this run uses {_percent(case.implied)} of "
-            f"peak where {_percent(e.assumed_utilization)} is assumed, as large matrix products "
-            f"do{_left_out(e)}"
+            f"peak where {_percent(e.assumed_utilization)} is assumed, as large products and "
+            f"convolutions do{_left_out(e)}"
         )
     return "peak_suspect", (
         f"this would be {_percent(case.implied)} of peak where "

@@ -26,9 +26,9 @@ class DigitsNet(pl.LightningModule):
         super().__init__()
         blocks = [
             nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
-            for before, after in pairwise((1, 64, 128, 128))
+            for before, after in pairwise((1, 32, 64, 64))
         ]
-        self.net = nn.Sequential(*blocks, nn.Dropout(0.2), nn.Flatten(), nn.Linear(128 * 64, 10))
+        self.net = nn.Sequential(*blocks, nn.Dropout(0.2), nn.Flatten(), nn.Linear(64 * 64, 10))
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
         loss = cross_entropy(self.net(batch[0]), batch[1])
@@ -43,7 +43,7 @@ class DigitsNet(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-def main(epochs: int = 40) -> None:
+def main(epochs: int = 60) -> None:
     pl.seed_everything(0)
     digits = load_digits()  # 1,797 real images, shipped in the package
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16

@@ -194,7 +194,7 @@ def test_a_processor_that_works_well_is_no_fault():
     assert not is_loud(judgement)
     assert judgement.diagnosis == (
         "the methods differ 2.35x because this run uses 40 % of peak where 17 % is assumed, as "
-        "large matrix products do"
+        "large products and convolutions do"
     )
 
 
