@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from computemeter.sinks import describe, log_warning
@@ -17,8 +18,8 @@ R = TypeVar("R")
 class Failures:
     """The meter's own troubles in one run.
 
-    The first is logged as a warning; all are kept, the same one once, for the summary and the
-    ledger.
+    Each is logged as a warning and kept for the summary and the ledger, the same one once; after
+    twenty different ones, no more.
     """
 
     def __init__(self) -> None:
@@ -43,14 +44,16 @@ class Failures:
             return
         self._messages[message] = self._messages.get(message, 0) + 1
         if first:
-            log_warning(message)
+            with suppress(Exception):  # a user's logging handler may raise whatever it likes
+                log_warning(message)
 
     @property
     def messages(self) -> tuple[str, ...]:
         """What went wrong, each once, with how often."""
         return tuple(
             f"{message} ({times} times)" if times > 1 else message
-            for message, times in self._messages.items()
+            # A copy: sinks warn from their own threads.
+            for message, times in list(self._messages.items())
         )
 
 

@@ -54,8 +54,11 @@ class Journal:
         self.segment = new_segment_id()
         self._try = failures.call
         self._judged: Judgement | None = None
-        self._loggers = place.plain_loggers if place.writes else ()
         options = reading.options
+        asked = place.writes and options.trackers == "auto"
+        self._loggers = place.plain_loggers if asked else ()
+        self._failures = failures
+        self._warnings_written = 0
         self._sinks: list[Sink] = []
         if place.writes:
             context = RunContext(loggers=place.loggers, warn=failures.warn)
@@ -93,6 +96,7 @@ class Journal:
                 _totals(snapshot),
                 snapshot.metrics,
             )
+        self._write_warnings(snapshot.time)
         for sink in self._sinks:
             self._try(sink.log, snapshot.metrics, step=snapshot.step, time=snapshot.time)
         for logger in self._loggers:
@@ -113,6 +117,7 @@ class Journal:
             self._note_judgement(snapshot.judgement, snapshot.time)
             totals = json.dumps(_totals(snapshot), separators=(",", ":"))
             self._tag({f"segment.{self.segment}": totals})
+        self._write_warnings(time.time())
         if self._ledger:
             self._try(self._ledger.end, status, time.time(), summary.to_dict() if summary else {})
             self._try(self._ledger.close)
@@ -121,6 +126,14 @@ class Journal:
             self._try(sink.close, timeout=max(0.0, deadline - time.monotonic())) or 0
             for sink in self._sinks
         )
+
+    def _write_warnings(self, at: float) -> None:
+        """Record what has gone wrong inside the meter since the last time."""
+        new = self._failures.messages[self._warnings_written :]
+        self._warnings_written += len(new)
+        if self._ledger:
+            for message in new:
+                self._try(self._ledger.event, "warning", at, message=message)
 
     def _note_judgement(self, judgement: Judgement, at: float) -> None:
         """Tag and record the verdict."""

@@ -21,6 +21,15 @@ from computemeter.reconcile import is_loud
 from computemeter.records import Count, Device, Judgement, Snapshot, Summary
 from computemeter.results import Carried, Reading, summarise, take_snapshot
 
+_STATE = {
+    "run_flops",
+    "spent_flops",
+    "gpu_time_flops",
+    "device_seconds",
+    "busy_device_seconds",
+    "run",
+    "segment",
+}
 _OUT_OF_MEMORY = {"OutOfMemoryError", "MemoryError"}
 _LOG = logging.getLogger("computemeter")
 STATE_SCHEMA = 1
@@ -82,6 +91,7 @@ class Meter:
         self._opened = False
         self._last: Snapshot | None = None
         self._warned: set[str] = set()
+        self.metering = True
         self._closed = False
 
     # What a user types.
@@ -178,7 +188,7 @@ class Meter:
         until they end. The other ranks have their own part alone, with one device, and say so in
         `warnings`.
         """
-        return summarise(self._read(), self._book.formula())
+        return summarise(self._read(), self.failures.call(self._book.formula))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on from here: plain ints, floats and texts.
@@ -192,6 +202,7 @@ class Meter:
             "schema": STATE_SCHEMA,
             "run_flops": reading.run_flops,
             "spent_flops": reading.spent_flops,
+            "busy_device_seconds": reading.run_busy_device_seconds,
             "gpu_time_flops": reading.run_gpu_time_flops,
             "device_seconds": self._carried.device_seconds + reading.device_seconds,
             "run": journal.run if journal else self._carried.run,
@@ -202,7 +213,7 @@ class Meter:
         """Go on from the state of an earlier segment.
 
         Raises:
-            ValueError: the state was written by a newer version.
+            ValueError: the state was written by a newer version, or is none.
         """
         self._carried = carried_from(state)
 
@@ -321,12 +332,7 @@ class Meter:
         self.ensure_off()
         self.failures.call(self._open)
         self.failures.call(self._part, status)
-        if self._last is None or self._last.steps != self._steps:
-            self.failures.call(self._record, self._steps if step is None else step)
-        elif (self._last.model_flops or 0) != self._read().model_flops:
-            # Added by hand, or another rank's. The last step has its value, and each value is
-            # written once.
-            self.failures.call(self._record, self._last.step + 1)
+        self.failures.call(self._record_last, self._steps if step is None else step)
         if self._journal is None:
             return
         summary = self.failures.call(self.summary)
@@ -360,6 +366,15 @@ class Meter:
         if self._step is not None:
             self._step = None
             self._clock.end_step()
+
+    def _record_last(self, step: int) -> None:
+        """Record what came since the last logging step; each step has each value once."""
+        if self._last is None or self._last.steps != self._steps:
+            if self._steps or self._added_flops:
+                self._record(step)
+        elif (self._last.model_flops or 0) != self._read().model_flops:
+            # Added by hand, or another rank's: the last step has its value.
+            self._record(self._last.step + 1)
 
     def _exchange(self, seconds: float = WAIT_LOGGING) -> None:
         if not self._closed:
@@ -405,6 +420,7 @@ class Meter:
             carried=self._carried,
             parameters=self._counter.parameter_counts() if self._counter else None,
             warnings=(*self.failures.messages, *([note] if note else [])),
+            metering=self.metering,
         )
 
     def _known_device(self) -> Device | None:
@@ -426,18 +442,21 @@ def carried_from(state: dict[str, Any]) -> Carried:
     """Read the state that `Meter.state_dict` wrote.
 
     Raises:
-        ValueError: the state was written by a newer version.
+        ValueError: the state was written by a newer version, or is none.
     """
     if state.get("schema", 0) > STATE_SCHEMA:
         raise ValueError(
             f"the state has schema {state['schema']}, this version reads up to {STATE_SCHEMA}: "
             "update computemeter"
         )
+    if missing := _STATE - state.keys():
+        raise ValueError(f"this is no meter's state: it lacks {', '.join(sorted(missing))}")
     return Carried(
         run_flops=state["run_flops"],
         spent_flops=state["spent_flops"],
         gpu_time_flops=state["gpu_time_flops"],
         device_seconds=state["device_seconds"],
+        busy_device_seconds=state["busy_device_seconds"],
         run=state["run"],
         parent=state["segment"],
     )

@@ -53,10 +53,11 @@ class Options:
         team: also `COMPUTEMETER_TEAM`.
         ledger: "auto" (a folder `compute_ledger` beside the run), a folder, or None for no ledger;
             also `COMPUTEMETER_LEDGER`, where "off" is None.
-        trackers: "auto" (the run's loggers, else the active MLflow and W&B runs), None, or a list
-            of sinks and names of sinks.
-        alert: send one alert where the tracker can.
-        verbose: 0 prints nothing but warnings, 1 a line at the start and a table at the end.
+        trackers: "auto" (the run's loggers, else the active MLflow and W&B runs), None for none,
+            or a list of sinks and names of sinks, which are then the only ones.
+        alert: accepted, and nothing is sent yet.
+        verbose: 0 prints nothing but warnings, 1 a line at the start and a table at the end; 2 is
+            the same for now.
 
     Raises:
         ValueError: an option's value is not accepted; names option, value and what is accepted.

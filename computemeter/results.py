@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from computemeter.book import Totals
 from computemeter.estimate import CPU_UTILIZATION, GPU_UTILIZATION, flops_from_gpu_time
@@ -21,18 +21,20 @@ class Carried:
     """What earlier segments of the run hand on to this one (through a checkpoint).
 
     Attributes:
-        run_flops: the work in the weights this segment starts from.
-        spent_flops: everything burned in those segments.
+        run_flops: the work in the weights this segment starts from; None where it is not known.
+        spent_flops: everything burned in those segments; None where it is not known.
         gpu_time_flops: method 2 over them; None where one of them has no peak.
         device_seconds: their training seconds x devices.
+        busy_device_seconds: their busy seconds x devices; None where one of them has none.
         run: the run's id; None for a run's first segment.
         parent: the segment that wrote the checkpoint.
     """
 
-    run_flops: int = 0
-    spent_flops: int = 0
+    run_flops: int | None = 0
+    spent_flops: int | None = 0
     gpu_time_flops: int | None = 0
     device_seconds: float = 0.0
+    busy_device_seconds: float | None = 0.0
     run: str | None = None
     parent: str | None = None
 
@@ -47,6 +49,8 @@ class Reading:
         device: None before it is known.
         device_count: devices the run trains on; each process counts the work of its own.
         parameters: (all, trained); None where they are not known.
+        warnings: what went wrong inside the meter.
+        metering: False where the meter could not be attached to the training.
     """
 
     totals: Totals
@@ -59,11 +63,12 @@ class Reading:
     carried: Carried
     parameters: tuple[int, int] | None
     warnings: tuple[str, ...] = ()
+    metering: bool = True
 
     @property
     def measured(self) -> bool:
-        """Whether method 1 has a number: zero is one only where no step has run."""
-        return not self.totals.steps or self.model_flops > 0
+        """Whether method 1 has a number: zero is one only where no step could have run."""
+        return self.metering and (not self.totals.steps or self.model_flops > 0)
 
     @property
     def model_flops(self) -> int:
@@ -115,22 +120,31 @@ class Reading:
         return None if own is None or before is None else own + before
 
     @property
-    def run_flops(self) -> int:
-        """This run's work in the final weights, all segments."""
-        return self.carried.run_flops + self.model_flops
+    def run_flops(self) -> int | None:
+        """This run's work in the final weights, all segments; None where one is not known."""
+        return self._with(self.carried.run_flops)
 
     @property
-    def spent_flops(self) -> int:
-        """Everything burned in this run's segments."""
-        return self.carried.spent_flops + self.model_flops
+    def spent_flops(self) -> int | None:
+        """Everything burned in this run's segments; None where one is not known."""
+        return self._with(self.carried.spent_flops)
+
+    @property
+    def run_busy_device_seconds(self) -> float | None:
+        """Busy seconds x devices over all segments; None where one has none."""
+        own, before = self.busy_seconds, self.carried.busy_device_seconds
+        return None if own is None or before is None else own * self.device_count + before
+
+    def _with(self, before: int | None) -> int | None:
+        return None if before is None or not self.measured else before + self.model_flops
 
     @property
     def lineage_flops(self) -> int | None:
         """Run plus the base it started from; None where a base is named without its compute."""
-        base = self.options.base_flops
-        if base is None and self.options.base_model is not None:
+        base, run = self.options.base_flops, self.run_flops
+        if run is None or (base is None and self.options.base_model is not None):
             return None
-        return self.run_flops + int(base or 0)
+        return run + int(base or 0)
 
 
 def judge_segment(reading: Reading) -> Judgement:
@@ -142,8 +156,12 @@ def judge_segment(reading: Reading) -> Judgement:
 
 def judge_run(reading: Reading) -> Judgement:
     """Compare the methods over all segments of the run, as the trackers do."""
+    if not reading.carried.device_seconds or reading.spent_flops is None:
+        return judge_segment(reading)
     seconds = reading.device_seconds + reading.carried.device_seconds
-    return judge(_evidence(reading, reading.spent_flops, reading.run_gpu_time_flops, seconds))
+    evidence = _evidence(reading, reading.spent_flops, reading.run_gpu_time_flops, seconds)
+    # Earlier segments may have run on another device: there is no one peak, but method 2 has all.
+    return judge(replace(evidence, peak_flops=None))
 
 
 def _evidence(
@@ -216,9 +234,9 @@ def summarise(reading: Reading, flops_formula: str | None = None) -> Summary:
         parameters=parameters,
         trainable_parameters=trained,
         other_flops=None,
-        run_flops=reading.run_flops if measured else None,
-        spent_flops=reading.spent_flops if measured else None,
-        lineage_flops=reading.lineage_flops if measured else None,
+        run_flops=reading.run_flops,
+        spent_flops=reading.spent_flops,
+        lineage_flops=reading.lineage_flops,
         warnings=reading.warnings,
     )
 
@@ -256,9 +274,9 @@ def take_snapshot(
         training_seconds=reading.training_seconds,
         busy_seconds=reading.busy_seconds,
         device_seconds=reading.device_seconds,
-        run_flops=reading.run_flops if measured else None,
-        spent_flops=reading.spent_flops if measured else None,
-        lineage_flops=reading.lineage_flops if measured else None,
+        run_flops=reading.run_flops,
+        spent_flops=reading.spent_flops,
+        lineage_flops=reading.lineage_flops,
         judgement=judgement,
         mfu=mfu(reading.model_flops, reading.device_seconds, reading.peak_flops),
         uncounted_ops=reading.totals.count.uncounted_ops,
@@ -267,32 +285,38 @@ def take_snapshot(
 
 
 def _cumulative_metrics(reading: Reading, judgement: Judgement) -> dict[str, float | None]:
-    carried, busy, two = reading.carried, reading.busy_seconds, reading.run_gpu_time_flops
+    carried, busy, two = (
+        reading.carried,
+        reading.run_busy_device_seconds,
+        reading.run_gpu_time_flops,
+    )
     run, spent, lineage = reading.run_flops, reading.spent_flops, reading.lineage_flops
     return {
         # A count that shows nothing is not measured, and not a zero on a chart.
-        "compute/pfs_days": pfs_days(run) if reading.measured else None,
-        "compute/flops": run if reading.measured else None,
+        "compute/pfs_days": None if run is None else pfs_days(run),
+        "compute/flops": run,
         "compute/pfs_days_gpu_time": None if two is None else pfs_days(two),
         "compute/ratio": judgement.ratio,
         "compute/divergence": judgement.divergence,
         "compute/device_hours": (
             (carried.device_seconds + reading.device_seconds) / _SECONDS_PER_HOUR
         ),
-        "compute/busy_device_hours": (
-            None if busy is None else busy * reading.device_count / _SECONDS_PER_HOUR
-        ),
-        "compute/spent_pfs_days": pfs_days(spent) if spent != run else None,
+        "compute/busy_device_hours": (None if busy is None else busy / _SECONDS_PER_HOUR),
+        "compute/spent_pfs_days": None if spent is None or spent == run else pfs_days(spent),
         "compute/lineage_pfs_days": (
             None if lineage is None or lineage == run else pfs_days(lineage)
         ),
-        "compute/uncounted_ops": len(reading.totals.count.uncounted_ops),
+        "compute/uncounted_ops": (
+            len(reading.totals.count.uncounted_ops) if reading.totals.counted_steps else None
+        ),
     }
 
 
 def _interval_metrics(reading: Reading, previous: Snapshot | None) -> dict[str, float | None]:
     steps, model, hardware = reading.totals.steps, reading.model_flops, reading.hardware_flops
     seconds, busy = reading.training_seconds, reading.busy_seconds
+    if previous is not None and previous.steps and previous.model_flops is None:
+        return {}  # the work of before is only known now: no rate of this interval
     if previous is not None:
         steps -= previous.steps
         model -= previous.model_flops or 0

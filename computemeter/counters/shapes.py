@@ -72,7 +72,7 @@ def names_of(signature: Hashable) -> list[str]:
     """
     names: list[str] = []
     for number, rank in enumerate(_ranks(signature), 1):
-        letters = _LETTERS.get(rank) or ("B", *(f"D{at}_" for at in range(1, rank)))
+        letters = _LETTERS.get(rank, ("B", *(f"D{at}_" for at in range(1, rank))))
         names += letters if number == 1 else (f"{letter}{number}" for letter in letters)
     return names
 

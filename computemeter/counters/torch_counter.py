@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import Parameter
+from torch.nn.parameter import Parameter, UninitializedParameter
 
 from computemeter.counters.signature import signature
 from computemeter.counters.torch_breakdown import Owner, by_module
@@ -17,7 +17,7 @@ from computemeter.counters.torch_tally import Tally
 from computemeter.devices import torch_device
 from computemeter.families import StepKey
 from computemeter.records import Count, Device
-from computemeter.sinks import describe, log_warning
+from computemeter.sinks import log_warning
 
 _KINDS = ("cuda", "cpu")
 
@@ -81,8 +81,8 @@ class TorchCounter:
         mode.stop()
         tally = mode.tally
         self._learn(tally)
-        for name, error in tally.unreadable.items():
-            self._warn(f"the formula of {name} failed, its calls are uncounted: {describe(error)}")
+        for name, why in tally.unreadable.items():
+            self._warn(f"the formula of {name} failed, its calls are uncounted: {why}")
         if mode.failure is not None:
             raise mode.failure
         if tally.one_sided:
@@ -118,7 +118,8 @@ class TorchCounter:
     def parameter_counts(self) -> tuple[int, int] | None:
         """Return the numbers of parameters and of those trained; None before they are known."""
         parameters = self._alive()
-        if parameters and len(parameters) == len(self._parameters):
+        lazy = any(isinstance(each, UninitializedParameter) for each in parameters)
+        if parameters and not lazy and len(parameters) == len(self._parameters):
             trained = sum(p.numel() for p in parameters if p.requires_grad)
             self._counts = sum(p.numel() for p in parameters), trained
         # Once the model is gone, what it was.

@@ -150,7 +150,9 @@ class CountingMode(TorchDispatchMode):
         try:
             book(*args)
         except Exception as error:  # noqa: BLE001 - whatever it is, the user's step goes on
-            self.failure = self.failure or error
+            # Without its traceback, which would keep the step's tensors alive.
+            error.__context__ = None
+            self.failure = self.failure or error.with_traceback(None)
 
 
 def count(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Count:

@@ -15,6 +15,7 @@ forward operator in a backward graph is enough.
 from __future__ import annotations
 
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from types import FrameType
@@ -35,12 +36,62 @@ _COMPILED_NODE = "CompiledFunctionBackward"
 _Place = tuple[int, Any, int]
 
 
+class _Engine:
+    """The engine's entry point while any step is being counted; knows of each running backward.
+
+    One wrapper for all watches: steps that are counted in two threads at once begin and end in any
+    order, and each would put back what it found.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._watches = 0
+        self._original: Any = None
+        # `create_graph` of the backward passes running now, by the thread that called them.
+        self._running: dict[int, list[bool]] = {}
+
+    def watch(self) -> None:
+        with self._lock:
+            self._watches += 1
+            if self._watches == 1:
+                self._original = _AUTOGRAD._engine_run_backward
+                _AUTOGRAD._engine_run_backward = self._run_backward
+
+    def unwatch(self) -> None:
+        with self._lock:
+            self._watches -= 1
+            # What somebody else put in place meanwhile stays; ours below it only passes on.
+            if not self._watches and _AUTOGRAD._engine_run_backward == self._run_backward:
+                _AUTOGRAD._engine_run_backward = self._original
+
+    def creates_graph(self) -> bool:
+        """Say whether the backward pass running now records a graph of itself."""
+        # A device's part of a backward pass runs in a thread of its own, which called none.
+        own = self._running.get(threading.get_ident())
+        running = own or [flag for flags in list(self._running.values()) for flag in flags]
+        return bool(running) and running[-1]
+
+    def _run_backward(self, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        positional = args[_CREATE_GRAPH] if len(args) > _CREATE_GRAPH else False
+        thread = threading.get_ident()
+        flags = self._running.setdefault(thread, [])
+        flags.append(bool(kwargs.get("create_graph", positional)))
+        try:
+            return self._original(outputs, *args, **kwargs)
+        finally:
+            flags.pop()
+            if not flags:
+                self._running.pop(thread, None)
+
+
+_ENGINE = _Engine()
+
+
 class RecomputeWatch:
     """Watches the forward and backward passes of one counted step."""
 
     def __init__(self) -> None:
-        self._create_graph: list[bool] = []
-        self._original: Any = None
+        self._watching = False
         # Where the operands of compiled forward graphs lay, by operator, shapes and strides.
         self._forward: defaultdict[Hashable, set[_Place]] = defaultdict(set)
         # Weakly: it keeps no memory, and while it is held no other storage gets the same name, as
@@ -49,20 +100,20 @@ class RecomputeWatch:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._original = _AUTOGRAD._engine_run_backward
-        _AUTOGRAD._engine_run_backward = self._run_backward
+        _ENGINE.watch()
+        self._watching = True
 
     def stop(self) -> None:
-        """Stop watching; what somebody else put in place meanwhile stays."""
-        if _AUTOGRAD._engine_run_backward == self._run_backward:
-            _AUTOGRAD._engine_run_backward = self._original
+        """Stop watching; a second time does nothing."""
+        if self._watching:
+            self._watching = False
+            _ENGINE.unwatch()
 
     def is_recomputation(self, operator: str, operands: Sequence[Tensor]) -> bool:
         """Say whether the operator that is running repeats work of the forward pass."""
         in_backward = torch._C._current_graph_task_id() != -1
         if torch.is_grad_enabled():
-            penalty = bool(self._create_graph) and self._create_graph[-1]
-            return in_backward and (not penalty or _below_checkpoint())
+            return in_backward and (not _ENGINE.creates_graph() or _below_checkpoint())
         strided = [each for each in operands if each.layout is torch.strided]
         if in_backward:
             return _in_compiled_code() and self._repeats_forward(operator, strided)
@@ -76,14 +127,6 @@ class RecomputeWatch:
             return False
         own_gradient = any(word in operator for word in _FORWARD_ONLY)
         return own_gradient or not seen.isdisjoint(_places(operands))
-
-    def _run_backward(self, outputs: Any, *args: Any, **kwargs: Any) -> Any:
-        positional = args[_CREATE_GRAPH] if len(args) > _CREATE_GRAPH else False
-        self._create_graph.append(bool(kwargs.get("create_graph", positional)))
-        try:
-            return self._original(outputs, *args, **kwargs)
-        finally:
-            self._create_graph.pop()
 
 
 def _in_compiled_code() -> bool:

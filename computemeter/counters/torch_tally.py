@@ -16,6 +16,7 @@ from computemeter.counters.torch_ops import Operator
 from computemeter.counters.torch_optimizer import is_optimizer_work
 from computemeter.counters.torch_recompute import RecomputeWatch
 from computemeter.records import Count
+from computemeter.sinks import describe
 
 T = TypeVar("T")
 
@@ -28,7 +29,8 @@ class Tally:
         learning: whether to look for parameters in what the operators are given.
 
     Attributes:
-        unreadable: operators whose formula failed, with the error; they are uncounted.
+        unreadable: operators whose formula failed, with why; they are uncounted. No exception is
+            kept: its traceback would keep the step's tensors.
         parameters: the module parameters that the operators touched.
         device: where the first contraction ran.
         attribution: whose FLOPs they are.
@@ -36,7 +38,7 @@ class Tally:
     """
 
     def __init__(self, parameters: Iterable[Parameter] = (), *, learning: bool = True) -> None:
-        self.unreadable: dict[str, Exception] = {}
+        self.unreadable: dict[str, str] = {}
         self.parameters: dict[int, Parameter] = {}
         self.device: torch.device | None = None
         self.attribution = Attribution(parameters)
@@ -104,7 +106,7 @@ class Tally:
         except Exception as error:  # noqa: BLE001 - one odd operator must not cost the whole count
             self._uncounted[operator.name] += 1
             if not isinstance(error, NoFormulaError):
-                self.unreadable[operator.name] = error
+                self.unreadable[operator.name] = describe(error)
             return
         self._note_pass()
         self.device = self.device or tensors[0].device

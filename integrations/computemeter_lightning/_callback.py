@@ -93,14 +93,17 @@ class ComputeMeter(Callback):
         self._restored, self._step, self._trainer = None, None, ref(trainer)
         self._meter = Meter(**self._options)
         self._meter.failures = self.failures
+        # Until the Trainer is wrapped nothing is measured, and a zero would say that it was.
+        self._meter.metering = False
         self._meter.attach(
             TorchCounter(pl_module, trainer.strategy.root_device, warn=self.failures.warn),
             _place(trainer),
             ranks=torch_ranks(trainer.global_rank, trainer.world_size),
             carried=carried,
         )
-        self._loss = LossWindow(trainer.accumulate_grad_batches, self._loss_key)
+        self._loss = LossWindow(self._loss_key)
         self._wrap(trainer, pl_module)
+        self._meter.metering = True
 
     @guarded
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -120,6 +123,7 @@ class ComputeMeter(Callback):
     @guarded
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Print the table, after the progress bar has gone."""
+        self._end("finished")  # a fit with nothing left to do has no end of training
         self._meter.print_summary()
 
     @guarded
@@ -171,14 +175,16 @@ class ComputeMeter(Callback):
         """
         fit_loop, automatic = trainer.fit_loop, pl_module.automatic_optimization
         step = self._step = fit_loop.epoch_loop._batches_that_stepped
-        if self._loss.accumulates:
+        accumulated = trainer.accumulate_grad_batches
+        if accumulated != 1:
             self._loss.add(outputs)
             if automatic and fit_loop._should_accumulate():
                 return
         every = trainer.log_every_n_steps
         if every and ((step + 1) % every == 0 or trainer.should_stop):
             read = self.failures.call
-            loss = read(self._loss.mean, outputs, automatic) if trainer.is_global_zero else None
+            found = self._loss.automatic if automatic else self._loss.manual
+            loss = read(found, outputs, accumulated) if trainer.is_global_zero else None
             self._meter.log(step, loss)
         self._loss.clear()
 

@@ -10,13 +10,10 @@ class LossWindow:
     """Holds the losses of the micro-batches since the last optimizer step.
 
     Args:
-        accumulated: micro-batches per optimizer step; Lightning divides each loss by it.
         loss_key: where the loss is in what a manually optimised `training_step` returns.
     """
 
-    def __init__(self, accumulated: int = 1, loss_key: str | None = None) -> None:
-        self.accumulates = accumulated != 1
-        self._accumulated = accumulated
+    def __init__(self, loss_key: str | None = None) -> None:
         self._loss_key = loss_key
         self._losses: list[Any] = []
 
@@ -25,17 +22,23 @@ class LossWindow:
         if isinstance(outputs, Mapping) and outputs.get("loss") is not None:
             self._losses.append(outputs["loss"])
 
-    def mean(self, outputs: Any, automatic: bool) -> float | None:
-        """Return the mean loss of the window that ends with these outputs; None if unknown."""
-        if not automatic:
-            found = isinstance(outputs, Mapping) and self._loss_key is not None
-            return _number(outputs.get(self._loss_key)) if found else None
-        if not self.accumulates:
+    def automatic(self, outputs: Any, accumulated: int) -> float | None:
+        """Return the mean loss of the window that ends with these outputs; None if unknown.
+
+        Args:
+            outputs: of the last micro-batch.
+            accumulated: micro-batches per optimizer step; Lightning divides each loss by it.
+        """
+        if accumulated == 1:
             return _number(outputs.get("loss")) if isinstance(outputs, Mapping) else None
         if not self._losses:
             return None
-        total = sum(float(loss) for loss in self._losses)
-        return total * self._accumulated / len(self._losses)
+        return sum(float(loss) for loss in self._losses) * accumulated / len(self._losses)
+
+    def manual(self, outputs: Any, _accumulated: int) -> float | None:
+        """Return the loss under the user's key; None without one."""
+        found = isinstance(outputs, Mapping) and self._loss_key is not None
+        return _number(outputs.get(self._loss_key)) if found else None
 
     def clear(self) -> None:
         """Begin the next window."""

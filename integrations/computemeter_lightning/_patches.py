@@ -7,12 +7,14 @@ from typing import Any
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+_NOTHING = object()
+
 
 class Patches:
     """Methods replaced on single objects, never on classes: other Trainers see nothing of it."""
 
     def __init__(self) -> None:
-        self._undo: list[tuple[Any, str, Any]] = []
+        self._undo: list[tuple[Any, str, Any, Any]] = []
 
     def wrap(self, owner: Any, name: str, wrap: Wrap) -> None:
         """Replace `owner.name` by its wrapped self.
@@ -20,13 +22,18 @@ class Patches:
         Raises:
             AttributeError: the object has no such method.
         """
+        before = vars(owner).get(name, _NOTHING)
         wrapped = wrap(getattr(owner, name))
         setattr(owner, name, wrapped)
-        self._undo.append((owner, name, wrapped))
+        self._undo.append((owner, name, wrapped, before))
 
     def remove(self) -> None:
         """Take every wrap off; one that somebody wrapped again is left to them."""
         while self._undo:
-            owner, name, wrapped = self._undo.pop()
-            if vars(owner).get(name) is wrapped:
+            owner, name, wrapped, before = self._undo.pop()
+            if vars(owner).get(name) is not wrapped:
+                continue
+            if before is _NOTHING:
                 delattr(owner, name)
+            else:
+                setattr(owner, name, before)

@@ -25,8 +25,7 @@ class TrainerSteps:
         self, meter: Meter, trainer: Any, pl_module: Any, after: Callable[[Any], object]
     ) -> None:
         self._meter, self._module, self._after = meter, pl_module, after
-        self._fit_loop = trainer.fit_loop
-        self._accumulates = trainer.accumulate_grad_batches != 1
+        self._trainer, self._fit_loop = trainer, trainer.fit_loop
         self._stepped: list[int] = []
 
     def metered(self, run: Run) -> Run:
@@ -80,7 +79,9 @@ class TrainerSteps:
 
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._stepped.clear()
-        accumulating = self._accumulates and self._fit_loop._should_accumulate()
+        # Read at every batch: a GradientAccumulationScheduler changes it between epochs.
+        accumulates = self._trainer.accumulate_grad_batches != 1
+        accumulating = accumulates and self._fit_loop._should_accumulate()
         self._meter.start_step(_batch_of(args, kwargs), (self._module.training, accumulating))
 
     def _end(self, result: Any) -> None:

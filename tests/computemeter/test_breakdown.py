@@ -9,6 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from computemeter import Meter
+from computemeter.book import StepBook
+from computemeter.counters.torch_recompute import RecomputeWatch
+from computemeter.records import Count
 
 B, T, WIDTH, HEADS = 2, 6, 8, 2
 
@@ -127,3 +130,60 @@ def test_a_forward_pass_in_other_threads_is_unknown_and_not_less():
     assert summary.model_flops is None
     assert summary.cause == "count_suspect"
     assert any("other threads" in warning for warning in summary.warnings)
+
+
+def test_steps_counted_in_two_threads_at_once_leave_the_engine_as_it_was():
+    before = torch.autograd._engine_run_backward
+    first, second = RecomputeWatch(), RecomputeWatch()
+    first.start()
+    second.start()
+    first.stop()
+    assert torch.autograd._engine_run_backward != before
+    second.stop()
+    second.stop()
+    assert torch.autograd._engine_run_backward is before
+
+
+def test_a_scalar_in_the_batch_has_no_size_and_no_name():
+    weight = torch.randn(4, 5)
+    with quiet() as meter:
+        for rows in (8, 3, 5, 6, 7):
+            x = torch.randn(rows, 4)
+            with meter.step((torch.tensor(1.0), x)):
+                torch.mm(x, weight)
+    assert meter.summary().model_flops == 2 * 29 * 4 * 5
+
+
+def test_steps_that_are_all_of_a_kind_of_their_own_are_not_all_counted():
+    """A stride rounds, so no shape can be predicted; counting every step would slow the run."""
+    book, counted = StepBook(lambda: steps * 0.01), 0
+    for steps in range(5000):
+        key = ("shape", steps)
+        if counting := book.wants_count(key):
+            counted += 1
+        book.add(key, Count(100 + steps % 7) if counting else None, 0.02 if counting else 0.01)
+    totals = book.totals()
+    # 200, and then 5 % of 50 s in counted steps of 20 ms.
+    assert 200 <= counted <= 200 + 0.05 * 50 / 0.02
+    assert totals.estimated_steps == 5000 - counted
+    assert totals.count.model_flops == pytest.approx(5000 * 103, rel=0.01)
+
+
+def test_what_an_earlier_segment_could_not_measure_stays_unknown():
+    with quiet() as meter:
+        meter.load_state_dict(
+            {
+                "schema": 1,
+                "run_flops": None,
+                "spent_flops": None,
+                "gpu_time_flops": 10,
+                "device_seconds": 5.0,
+                "busy_device_seconds": 4.0,
+                "run": "r",
+                "segment": "s",
+            }
+        )
+        step(meter, Block())
+    summary = meter.summary()
+    assert summary.model_flops == INPUTS + OUTPUTS + AFTER + SCORES
+    assert summary.run_flops is summary.spent_flops is summary.lineage_flops is None

@@ -393,6 +393,64 @@ def test_the_loss_is_the_mean_of_the_accumulated_micro_batches(small):
     assert logged == pytest.approx(expected, rel=1e-6)
 
 
+def test_accumulation_scheduled_by_the_trainer_has_each_value_once(small):
+    logged = []
+
+    class Keeps(small.pl.loggers.CSVLogger):
+        def log_metrics(self, metrics, step=None):
+            if "compute/flops" in metrics:
+                logged.append((step, metrics["compute/flops"]))
+
+    scheduler = small.pl.callbacks.GradientAccumulationScheduler({0: 4})
+    trainer = small.trainer(
+        meter(trackers="auto"), scheduler, logger=Keeps(small.folder), log_every_n_steps=1
+    )
+    trainer.fit(small.Module(), small.data(8 * BATCH))
+    window = 4 * BATCH * FLOPS_PER_EXAMPLE
+    assert logged == [(0, window), (1, 2 * window)]
+
+
+def test_a_users_own_patch_of_the_trainer_stays(small):
+    trainer = small.trainer(meter())
+    trainer.save_checkpoint = mine = lambda *args, **kwargs: None
+    trainer.fit(small.Module(), small.data(BATCH))
+    assert trainer.save_checkpoint is mine
+
+
+def test_a_lazy_layer_is_counted(small):
+    class Lazy(small.Module):
+        def __init__(self):
+            super().__init__()
+            self.net[0] = nn.LazyLinear(16)
+
+    callback = meter()
+    fit(small, callback, module=Lazy(), examples=3 * BATCH)
+    assert callback.summary().model_flops == 3 * BATCH * FLOPS_PER_EXAMPLE
+    assert callback.summary().parameters == 276
+
+
+def test_a_fit_that_cannot_be_metered_is_unknown_and_not_zero(small, monkeypatch):
+    def fails(*args, **kwargs):
+        raise AttributeError("moved")
+
+    monkeypatch.setattr("computemeter_lightning._patches.Patches.wrap", fails)
+    callback = meter()
+    fit(small, callback)
+    assert callback.summary().model_flops is None
+    assert callback.summary().run_flops is None
+
+
+def test_a_fit_with_nothing_left_to_do_writes_no_point_and_ends_well(small):
+    trainer = fit(small, meter(), examples=2 * BATCH)
+    trainer.save_checkpoint(small.folder / "done.ckpt")
+    callback = meter(ledger=str(small.folder / "ledger"))
+    again = small.trainer(callback)
+    again.fit(small.Module(), small.data(2 * BATCH), ckpt_path=small.folder / "done.ckpt")
+    (file,) = (small.folder / "ledger").iterdir()
+    assert read_ledger(file).progress == ()
+    assert read_ledger(file).status == "finished"
+
+
 def test_hooks_that_do_nothing_are_not_called(small):
     callback = meter()
     for hook in _UNUSED_BATCH_HOOKS:
@@ -439,7 +497,7 @@ def test_what_the_callback_wraps_still_exists(small):
         "computemeter_lightning._callback.TorchCounter",
         "computemeter_lightning._callback._place",
         "computemeter_lightning._steps._batch_of",
-        "computemeter_lightning._callback.LossWindow.mean",
+        "computemeter_lightning._callback.LossWindow.automatic",
         "computemeter_lightning._patches.Patches.wrap",
         "computemeter_lightning._patches.Patches.remove",
     ],
