@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self, Unpack
 
 from computemeter.book import StepBook
+from computemeter.carried import Carried
 from computemeter.clock import TrainingClock
 from computemeter.counters.signature import examples
 from computemeter.failures import Failures
@@ -19,20 +20,10 @@ from computemeter.options import Options, OptionValues, check_count
 from computemeter.ranks import WAIT_CLOSING, WAIT_LOGGING, Ranks, SoloRanks, torch_ranks
 from computemeter.reconcile import is_loud
 from computemeter.records import Count, Device, Judgement, Snapshot, Summary
-from computemeter.results import Carried, Reading, summarise, take_snapshot
+from computemeter.results import Reading, summarise, take_snapshot
 
-_STATE = {
-    "run_flops",
-    "spent_flops",
-    "gpu_time_flops",
-    "device_seconds",
-    "busy_device_seconds",
-    "run",
-    "segment",
-}
 _OUT_OF_MEMORY = {"OutOfMemoryError", "MemoryError"}
 _LOG = logging.getLogger("computemeter")
-STATE_SCHEMA = 1
 
 
 @dataclass(slots=True)
@@ -198,16 +189,16 @@ class Meter:
         """
         self.failures.call(self._exchange)
         reading, journal = self._read(), self._journal
-        return {
-            "schema": STATE_SCHEMA,
-            "run_flops": reading.run_flops,
-            "spent_flops": reading.spent_flops,
-            "busy_device_seconds": reading.run_busy_device_seconds,
-            "gpu_time_flops": reading.run_gpu_time_flops,
-            "device_seconds": self._carried.device_seconds + reading.device_seconds,
-            "run": journal.run if journal else self._carried.run,
-            "segment": journal.segment if journal else self._carried.parent,
-        }
+        now = Carried(
+            run_flops=reading.run_flops,
+            spent_flops=reading.spent_flops,
+            gpu_time_flops=reading.run_gpu_time_flops,
+            device_seconds=self._carried.device_seconds + reading.device_seconds,
+            busy_device_seconds=reading.run_busy_device_seconds,
+            run=journal.run if journal else self._carried.run,
+            parent=journal.segment if journal else self._carried.parent,
+        )
+        return now.to_state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the state of an earlier segment.
@@ -215,7 +206,7 @@ class Meter:
         Raises:
             ValueError: the state was written by a newer version, or is none.
         """
-        self._carried = carried_from(state)
+        self._carried = Carried.from_state(state)
 
     # What a callback calls; it guards each call with `failures.call`.
 
@@ -436,30 +427,6 @@ class Meter:
         """On a CPU the work is done when the step returns; other devices run behind the host."""
         on_cpu = self._device is not None and self._device.kind == "cpu"
         return min(self._clock.step_seconds, self._clock.training_seconds) if on_cpu else None
-
-
-def carried_from(state: dict[str, Any]) -> Carried:
-    """Read the state that `Meter.state_dict` wrote.
-
-    Raises:
-        ValueError: the state was written by a newer version, or is none.
-    """
-    if state.get("schema", 0) > STATE_SCHEMA:
-        raise ValueError(
-            f"the state has schema {state['schema']}, this version reads up to {STATE_SCHEMA}: "
-            "update computemeter"
-        )
-    if missing := _STATE - state.keys():
-        raise ValueError(f"this is no meter's state: it lacks {', '.join(sorted(missing))}")
-    return Carried(
-        run_flops=state["run_flops"],
-        spent_flops=state["spent_flops"],
-        gpu_time_flops=state["gpu_time_flops"],
-        device_seconds=state["device_seconds"],
-        busy_device_seconds=state["busy_device_seconds"],
-        run=state["run"],
-        parent=state["segment"],
-    )
 
 
 def _torch_counter(failures: Failures) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from computemeter.book import Totals
+from computemeter.carried import Carried
 from computemeter.estimate import CPU_UTILIZATION, GPU_UTILIZATION, flops_from_gpu_time
 from computemeter.options import Options
 from computemeter.peaks import effective_peak, main_precision
@@ -14,29 +15,6 @@ from computemeter.units import pfs_days
 
 _NO_DEVICE = Device(name="unknown", kind="unknown", source="no operation has been counted yet")
 _SECONDS_PER_HOUR = 3600
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What earlier segments of the run hand on to this one (through a checkpoint).
-
-    Attributes:
-        run_flops: the work in the weights this segment starts from; None where it is not known.
-        spent_flops: everything burned in those segments; None where it is not known.
-        gpu_time_flops: method 2 over them; None where one of them has no peak.
-        device_seconds: their training seconds x devices.
-        busy_device_seconds: their busy seconds x devices; None where one of them has none.
-        run: the run's id; None for a run's first segment.
-        parent: the segment that wrote the checkpoint.
-    """
-
-    run_flops: int | None = 0
-    spent_flops: int | None = 0
-    gpu_time_flops: int | None = 0
-    device_seconds: float = 0.0
-    busy_device_seconds: float | None = 0.0
-    run: str | None = None
-    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, Unpack
 from weakref import ref
 
+from computemeter.carried import Carried
 from computemeter.counters.torch_counter import TorchCounter
 from computemeter.failures import Failures, guarded
 from computemeter.journal import Place
-from computemeter.meter import Meter, carried_from
+from computemeter.meter import Meter
 from computemeter.options import Options, OptionValues
 from computemeter.ranks import torch_ranks
 from computemeter.records import Summary
-from computemeter.results import Carried
 from computemeter.sinks import sink_name_of
 from computemeter_lightning._loss import LossWindow
 from computemeter_lightning._namespace import Callback
@@ -62,13 +62,16 @@ class ComputeMeter(Callback):
 
     def __init__(self, *, loss_key: str | None = None, **options: Unpack[OptionValues]) -> None:
         super().__init__()
-        Options.from_user(options, also=("loss_key",))
+        checked = Options.from_user(options, also=("loss_key",))
         if loss_key is not None and not isinstance(loss_key, str):
             raise TypeError(f"loss_key={loss_key!r}: accepted is a text, or None")
         self.failures = Failures()
+        # Each fit has a meter of its own, and trackers given as an iterator can be read only once.
         self._options = options
+        if "trackers" in options:
+            self._options = {**options, "trackers": checked.trackers}
         self._loss_key = loss_key
-        self._meter = Meter(**options)
+        self._meter = Meter(**self._options)
         self._patches = Patches()
         self._trainer: ref[Any] | None = None
         self._restored: Carried | None = None
@@ -89,7 +92,7 @@ class ComputeMeter(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin a segment: a fresh meter, the Trainer's two ways to run a batch wrapped."""
         same = self._trainer is not None and self._trainer() is trainer
-        carried = self._restored or (carried_from(self._meter.state_dict()) if same else None)
+        carried = self._restored or (Carried.from_state(self._meter.state_dict()) if same else None)
         self._restored, self._step, self._trainer = None, None, ref(trainer)
         self._meter = Meter(**self._options)
         self._meter.failures = self.failures
@@ -144,7 +147,7 @@ class ComputeMeter(Callback):
     @guarded
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the run's totals from a checkpoint."""
-        self._restored = carried_from(state_dict) if state_dict else None
+        self._restored = Carried.from_state(state_dict) if state_dict else None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files and threads behind, so that a Trainer can be copied or spawned."""

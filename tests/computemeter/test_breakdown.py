@@ -180,7 +180,7 @@ def test_what_an_earlier_segment_could_not_measure_stays_unknown():
                 "device_seconds": 5.0,
                 "busy_device_seconds": 4.0,
                 "run": "r",
-                "segment": "s",
+                "parent": "s",
             }
         )
         step(meter, Block())
