@@ -107,8 +107,10 @@ class _Entry:
 
     def misses_one(self) -> bool:
         """Whether a variant was seen that no count has met, and it is still worth trying."""
+        if len(self.variants) < 2 or not self.tries:
+            return False
         met = [bool(variant.counted) for variant in self.variants.values()]
-        return self.tries > 0 and any(met) and not all(met)
+        return any(met) and not all(met)
 
 
 @dataclass(slots=True)
@@ -192,12 +194,14 @@ class StepBook:
         self._counts = 0
         self._recount_seconds = self._new_seconds = 0.0
         self._checking = False
+        self._last_key: Hashable = None
+        self._last_entry: _Entry | None = None
         # The book's own generator: the user's random state is never touched.
         self._random = random.Random(0)  # noqa: S311 - picks steps to recount, guards no secret
 
     def wants_count(self, key: Hashable) -> bool:
         """Say whether the step about to run should be counted."""
-        entry = self._entries.get(key)
+        entry = self._entry(key)
         if entry is None:
             return not self._predict(key) and self._can_afford_new()
         due = entry.steps + 1 >= entry.count_at
@@ -220,7 +224,7 @@ class StepBook:
             samples: measures the examples in the step's batch; called once for a key.
             seen: facts known only now; steps of a key that differ in them are booked apart.
         """
-        entry = self._entries.get(key) or self._new_entry(key)
+        entry = self._entry(key) or self._new_entry(key)
         if len(self._entries) >= _KEYS_KEPT:
             self._entries.move_to_end(key)
         if not entry.steps:
@@ -281,7 +285,14 @@ class StepBook:
     def _is_sure(self, key: Hashable, entry: _Entry) -> bool:
         return entry.predicted is None or (entry.sure and self._families.holds(key))
 
+    def _entry(self, key: Hashable) -> _Entry | None:
+        """Find an entry; mostly it is the last one, and comparing costs less than hashing."""
+        if self._last_entry is None or key != self._last_key:
+            self._last_key, self._last_entry = key, self._entries.get(key)
+        return self._last_entry
+
     def _new_entry(self, key: Hashable) -> _Entry:
+        self._last_entry = None
         if len(self._entries) >= _KEYS_KEPT:
             dropped, oldest = self._entries.popitem(last=False)
             self._dropped.add(oldest, sure=self._is_sure(dropped, oldest))

@@ -12,6 +12,7 @@ import torch
 
 from computemeter.counters import signature as module
 from computemeter.counters.signature import examples, signature
+from computemeter.counters.torch_counter import _plain_signature
 
 
 class Pair(NamedTuple):
@@ -252,3 +253,22 @@ def test_the_examples_of_the_docstrings_run():
     results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        floats(2, 3),
+        [floats(2, 3), floats(2)],
+        (floats(4), torch.ones(4, dtype=torch.int64)),
+        [],
+        floats(2).to(torch.bfloat16),
+    ],
+)
+def test_the_fast_way_says_the_same(batch):
+    assert _plain_signature(batch) == signature(batch)
+
+
+@pytest.mark.parametrize("batch", [{"x": floats(2)}, [floats(2), 3], None, "text", [[floats(2)]]])
+def test_other_batches_are_left_to_the_thorough_way(batch):
+    assert _plain_signature(batch) is None

@@ -489,7 +489,7 @@ def test_what_the_callback_wraps_still_exists(small):
         "computemeter.meter.examples",
         "computemeter.book.StepBook.add",
         "computemeter.book.StepBook.wants_count",
-        "computemeter.counters.torch_counter.signature",
+        "computemeter.counters.torch_counter._plain_signature",
         "computemeter.counters.torch_counter.torch_device",
         "computemeter.counters.torch_tally.Tally.book",
         "computemeter.counters.torch_tally.Tally.count",
