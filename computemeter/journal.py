@@ -81,11 +81,6 @@ class Journal:
         """The trackers attached to."""
         return tuple(self._sinks)
 
-    @property
-    def ledger_path(self) -> Path | None:
-        """The segment's file; None where there is none."""
-        return self._ledger.path if self._ledger else None
-
     def write(self, snapshot: Snapshot) -> None:
         """Record a snapshot everywhere, ledger first."""
         if self._ledger:

@@ -85,17 +85,18 @@ class Tally:
     ) -> None:
         """Add one call of an operator."""
         self.meet((*args, *kwargs.values()))
-        if operator.uncounted:
-            self._uncounted[operator.name] += 1
+        if not (operator.uncounted or operator.formula) or is_optimizer_work():
+            return
         if operator.formula is None:
+            self._uncounted[operator.name] += 1
             return
         # strict=False: arguments left at their defaults are not passed.
         arguments = {**dict(zip(operator.arguments, args, strict=False)), **kwargs}
         tensors = list(flat(arguments.values(), Tensor))
-        if not tensors:  # nothing says in which precision and where
-            self._uncounted[operator.name] += 1
-        elif not is_optimizer_work():
+        if tensors:
             self._book_flops(operator, arguments, tensors, out)
+        else:  # nothing says in which precision and where
+            self._uncounted[operator.name] += 1
 
     def _book_flops(
         self, operator: Operator, arguments: dict[str, Any], tensors: list[Tensor], out: Any

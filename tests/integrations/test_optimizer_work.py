@@ -78,3 +78,23 @@ def test_in_lightning_where_every_pass_runs_inside_the_optimizer(small):
     callback = ComputeMeter(trackers=None, ledger=None, verbose=0)
     small.trainer(callback).fit(Module(), small.data(3 * BATCH))
     assert callback.summary().model_flops == 3 * (STEP + STEP // 2)
+
+
+def test_what_an_optimizer_does_without_a_formula_is_not_held_against_the_count():
+    class Preconditioned(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    torch.linalg.eigh(parameter.grad @ parameter.grad.T)
+            return super().step(closure)
+
+    model = net()
+    optimizer = Preconditioned(model.parameters(), lr=0.01)
+    with quiet() as meter:
+        x = torch.randn(BATCH, SIZE)
+        with meter.step(x):
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert meter.summary().model_flops == STEP
+    assert meter.summary().uncounted_ops == {}
