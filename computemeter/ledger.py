@@ -112,7 +112,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened (a change of verdict, a warning); `time` in seconds since the epoch."""
+    """Something that happened (a verdict, a warning); `time` in seconds since the epoch."""
 
     name: str
     time: float
