@@ -13,12 +13,12 @@ from computemeter.failures import Failures, guarded
 from computemeter.journal import Place
 from computemeter.meter import Meter
 from computemeter.options import Options, OptionValues
+from computemeter.patches import Patches
 from computemeter.ranks import torch_ranks
 from computemeter.records import Summary
 from computemeter.sinks import sink_name_of
 from computemeter_lightning._loss import LossWindow
 from computemeter_lightning._namespace import Callback
-from computemeter_lightning._patches import Patches
 from computemeter_lightning._steps import TrainerSteps
 
 # Lightning calls every hook of every callback that is callable: those that do nothing here are

@@ -433,7 +433,7 @@ def test_a_fit_that_cannot_be_metered_is_unknown_and_not_zero(small, monkeypatch
     def fails(*args, **kwargs):
         raise AttributeError("moved")
 
-    monkeypatch.setattr("computemeter_lightning._patches.Patches.wrap", fails)
+    monkeypatch.setattr("computemeter.patches.Patches.wrap", fails)
     callback = meter()
     fit(small, callback)
     assert callback.summary().model_flops is None
@@ -498,8 +498,8 @@ def test_what_the_callback_wraps_still_exists(small):
         "computemeter_lightning._callback._place",
         "computemeter_lightning._steps._batch_of",
         "computemeter_lightning._callback.LossWindow.automatic",
-        "computemeter_lightning._patches.Patches.wrap",
-        "computemeter_lightning._patches.Patches.remove",
+        "computemeter.patches.Patches.wrap",
+        "computemeter.patches.Patches.remove",
     ],
 )
 def test_a_failure_anywhere_leaves_training_untouched(small, monkeypatch, target):

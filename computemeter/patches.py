@@ -1,4 +1,4 @@
-"""Wrapping methods of one Trainer for the length of one fit, and taking the wraps off again."""
+"""Wrapping methods of one object for the length of one fit, and taking the wraps off again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NOTHING = object()
 
 
 class Patches:
-    """Methods replaced on single objects, never on classes: other Trainers see nothing of it."""
+    """Methods replaced on single objects, never on classes: others see nothing of it."""
 
     def __init__(self) -> None:
         self._undo: list[tuple[Any, str, Any, Any]] = []
