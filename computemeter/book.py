@@ -184,9 +184,13 @@ class StepBook:
     Args:
         elapsed: seconds since the run began; after the first 20 counts, counting a key again
             takes at most 0.2 % of it, and after the first 200 counting new keys 5 %.
+
+    Attributes:
+        recounts: whether counting a key again can show anything new.
     """
 
     def __init__(self, elapsed: Callable[[], float]) -> None:
+        self.recounts = True
         self._elapsed = elapsed
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._families = Families()
@@ -214,8 +218,8 @@ class StepBook:
         seconds: float,
         samples: Callable[[], int | None] = lambda: None,
         seen: Hashable = (),
-    ) -> None:
-        """Book a step that has run.
+    ) -> bool:
+        """Book a step that has run; say whether it is the first of its key.
 
         Args:
             key: facts that decide how much work a step is.
@@ -227,7 +231,8 @@ class StepBook:
         entry = self._entry(key) or self._new_entry(key)
         if len(self._entries) >= _KEYS_KEPT:
             self._entries.move_to_end(key)
-        if not entry.steps:
+        first = not entry.steps
+        if first:
             entry.samples = samples()
         variant = entry.variants.get(seen) or entry.variants.setdefault(seen, _Variant())
         entry.steps += 1
@@ -240,6 +245,7 @@ class StepBook:
             self._families.observe(key, seen, count)
         if entry.steps >= entry.count_at:
             self._schedule(entry)
+        return first
 
     def give_up(self, key: Hashable) -> None:
         """Count steps of this key no more."""
@@ -312,6 +318,9 @@ class StepBook:
         At fixed occurrences a count could fall into step with a pattern in the data.
         """
         entry.tries = _TRIES
+        if not self.recounts:
+            entry.count_at = _NEVER
+            return
         octave = 1 << entry.steps.bit_length()
         entry.count_at = self._random.randrange(octave, 2 * octave)
 

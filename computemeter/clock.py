@@ -50,9 +50,21 @@ class TrainingClock:
         duration = max(0.0, end - self._step_start)
         self._step_start = None
         self.step_seconds += duration
-        span = end - self._first_start - self._left_out
-        self.training_seconds = max(self.training_seconds, span)
+        self._reach(end)
         return duration
+
+    def extend(self) -> None:
+        """Take the time up to now for training: the device has worked on steps that ended before.
+
+        Within a window that is no training, and before the first step, do nothing.
+        """
+        if self._first_start is not None and not self._windows_open:
+            self._reach(self.now())
+
+    def _reach(self, end: float) -> None:
+        if self._first_start is not None:
+            span = end - self._first_start - self._left_out
+            self.training_seconds = max(self.training_seconds, span)
 
     def leave_out(self) -> None:
         """Open a window that is not training; windows may be nested."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -14,6 +14,7 @@ from computemeter.book import StepBook
 from computemeter.carried import Carried
 from computemeter.clock import TrainingClock
 from computemeter.counters.signature import examples
+from computemeter.device_clock import DeviceClock, TorchClock
 from computemeter.failures import Failures
 from computemeter.journal import Journal, Place
 from computemeter.options import Options, OptionValues, check_count
@@ -77,6 +78,7 @@ class Meter:
         self._ranks: Ranks = SoloRanks()
         self._attached = False
         self._device: Device | None = None
+        self._device_clock: DeviceClock = TorchClock(lambda: self._device)
         self._carried = Carried()
         self._journal: Journal | None = None
         self._opened = False
@@ -172,6 +174,11 @@ class Meter:
         """
         return {} if self._counter is None else dict(self._counter.breakdown(model))
 
+    @property
+    def steps(self) -> int:
+        """Training steps so far."""
+        return self._steps
+
     def summary(self) -> Summary:
         """Return this segment's compute so far, by both methods.
 
@@ -217,6 +224,7 @@ class Meter:
         *,
         ranks: Ranks | None = None,
         carried: Carried | None = None,
+        device_clock: DeviceClock | None = None,
     ) -> None:
         """Say what is metered and where; a plain loop finds out by itself.
 
@@ -225,8 +233,11 @@ class Meter:
             place: where the run's records go.
             ranks: the processes that train together; None to go by `torch.distributed`.
             carried: of earlier segments of the run.
+            device_clock: of the framework; None for PyTorch's.
         """
         self._log_every = None  # the framework's own logging steps decide
+        self._book.recounts = counter.recounts
+        self._device_clock = device_clock or self._device_clock
         self._counter, self._place, self._attached = counter, place, True
         self._ranks = ranks or self.failures.call(torch_ranks) or SoloRanks()
         self._carried = carried or self._carried
@@ -243,7 +254,7 @@ class Meter:
         step.key, step.batch = counter.key(batch, facts), batch
         if self._book.wants_count(step.key):
             step.counting = self._counting = True
-            counter.start()
+            counter.start(batch)
 
     def end_step(self, seen: Hashable = ()) -> None:
         """End and book the step.
@@ -254,14 +265,45 @@ class Meter:
         step, self._step = self._step, None
         if step is None:
             return
-        count = self._stop_counting() if step.counting else None
         seconds = self._clock.end_step()
+        count, counting_seconds = self._stop_counting() if step.counting else (None, 0.0)
         if count is not None:
             step.key = self._counter.complete(step.key)
         self._steps += 1
-        self._book.add(step.key, count, seconds, lambda: examples(step.batch), seen)
+        spent = seconds + counting_seconds
+        first = self._book.add(step.key, count, spent, lambda: examples(step.batch), seen)
+        self._device_clock.end_step(seconds, first=first)
         if not self._opened:
             self._open()
+
+    def start_execution(self) -> None:
+        """Begin a call that runs several steps, known only when it has ended."""
+        self._drop_step()
+        self._clock.start_step()
+
+    def end_execution(self, batches: Sequence[Any], facts: Hashable = ()) -> None:
+        """End the call and book its steps, by a counter that needs no step to run.
+
+        Args:
+            batches: of the steps that ran.
+            facts: as for `start_step`.
+        """
+        seconds = self._clock.end_step() / max(1, len(batches))
+        for batch in batches:
+            self._book_step(batch, facts, seconds)
+        if not self._opened:
+            self._open()
+
+    def _book_step(self, batch: Any, facts: Hashable, seconds: float) -> None:
+        key = self._counter.key(batch, facts)
+        count, counting_seconds = None, 0.0
+        if self._book.wants_count(key):
+            self._counter.start(batch)
+            count, counting_seconds = self._stop_counting()
+        self._steps += 1
+        spent = seconds + counting_seconds
+        first = self._book.add(key, count, spent, lambda: examples(batch))
+        self._device_clock.end_step(seconds, first=first)
 
     def break_off(self, error: BaseException) -> None:
         """End a step that raised: it is not booked.
@@ -288,26 +330,31 @@ class Meter:
     def leave_out(self) -> None:
         """Begin a time that is no training; operations within it do not count either."""
         self._clock.leave_out()
-        self._counter_pauses(self._clock.leaving_out)
+        self._pause(True)
 
     def take_back(self) -> None:
         """End a time that is no training."""
         self._clock.take_back()
-        self._counter_pauses(self._clock.leaving_out)
+        self._pause(self._clock.leaving_out)
 
-    def log(self, step: int, loss: float | None = None) -> None:
+    def settle(self) -> None:
+        """Note that the device has finished all steps up to now, where it runs behind the host."""
+        self._clock.extend()
+
+    def log(self, step: int, loss: float | None = None) -> Snapshot:
         """Record the state under the tracker's step."""
         self._open()
         self.failures.call(self._exchange)
-        self._record(step, loss)
+        return self._record(step, loss)
 
-    def _record(self, step: int, loss: float | None = None) -> None:
+    def _record(self, step: int, loss: float | None = None) -> Snapshot:
         reading = self._read()
         snapshot = take_snapshot(reading, self._last, step=step, time=time.time(), loss=loss)
         self._last = snapshot
         if self._journal is not None:
             self._journal.write(snapshot)
         self._warn_of(snapshot.judgement)
+        return snapshot
 
     def close(self, status: str, step: int | None = None) -> None:
         """End the segment: record what came since the last logging step, close the ledger.
@@ -324,6 +371,7 @@ class Meter:
         self.failures.call(self._open)
         self.failures.call(self._part, status)
         self.failures.call(self._record_last, self._steps if step is None else step)
+        self.failures.call(self._device_clock.close)
         if self._journal is None:
             return
         summary = self.failures.call(self.summary)
@@ -379,18 +427,20 @@ class Meter:
         if (missing := self._ranks.missing()) is not None:
             self.failures.warn(missing)
 
-    def _counter_pauses(self, paused: bool) -> None:
+    def _pause(self, paused: bool) -> None:
+        self._device_clock.pause(paused)
         if self._counter is not None:
             self._counter.pause(paused)
 
-    def _stop_counting(self) -> Count | None:
+    def _stop_counting(self) -> tuple[Count | None, float]:
+        """End the count of a step; return it and the seconds that ending it took."""
+        began, count = time.perf_counter(), None
         try:
-            count: Count | None = self._counter.stop()
+            count = self._counter.stop()
             self._counting = False
         except Exception as error:  # noqa: BLE001 - the step itself went well
             self.failures.record("counting", error)
-            return None
-        return count
+        return count, time.perf_counter() - began
 
     def _warn_of(self, judgement: Judgement) -> None:
         if is_loud(judgement) and judgement.cause not in self._warned:
@@ -405,6 +455,7 @@ class Meter:
             added_flops=self._added_flops if ranks.rank == 0 else 0,
             training_seconds=self._clock.training_seconds,
             busy_seconds=self._busy_seconds(),
+            compile_seconds=self._device_clock.compile_seconds(),
             device=self._known_device(),
             device_count=ranks.devices,
             options=self.options,
@@ -424,9 +475,8 @@ class Meter:
         return with_peak(self._device, self.options.peak_flops)
 
     def _busy_seconds(self) -> float | None:
-        """On a CPU the work is done when the step returns; other devices run behind the host."""
-        on_cpu = self._device is not None and self._device.kind == "cpu"
-        return min(self._clock.step_seconds, self._clock.training_seconds) if on_cpu else None
+        busy = self._device_clock.busy_seconds(self._clock.step_seconds)
+        return None if busy is None else min(busy, self._clock.training_seconds)
 
 
 def _torch_counter(failures: Failures) -> Any:

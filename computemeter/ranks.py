@@ -94,18 +94,20 @@ class Ranks(Protocol):
 
 
 class SoloRanks:
-    """One process; or several that have no store to meet in, taken to do the same work each."""
+    """One process; or several that have no store to meet in, taken to do the same work each.
+
+    Args:
+        rank: of this process; rank 0 writes for all.
+        world_size: processes whose work is added up; 1 where each counts that of all.
+        devices: that the count is of; one for each process if left out.
+    """
 
     note = None
 
-    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, devices: int | None = None) -> None:
         self.rank = rank
         self.world_size = world_size
-
-    @property
-    def devices(self) -> int:
-        """All of them."""
-        return self.world_size
+        self.devices = devices or world_size
 
     def exchange(
         self,

@@ -127,6 +127,7 @@ class Summary:
         hfu: the same with hardware FLOPs.
         training_seconds: first step to last, stalls included, validation and checkpoints not.
         busy_seconds: the part in which the device worked on steps.
+        compile_seconds: what compiling took, tracing included; part of the training seconds.
         device_seconds: training seconds x devices.
         device_name: as the framework reports it.
         device_count: devices the run trained on.
@@ -169,6 +170,7 @@ class Summary:
     hfu: float | None
     training_seconds: float
     busy_seconds: float | None
+    compile_seconds: float | None
     device_seconds: float
     device_name: str
     device_count: int

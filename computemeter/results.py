@@ -35,6 +35,7 @@ class Reading:
     added_flops: int
     training_seconds: float
     busy_seconds: float | None
+    compile_seconds: float | None
     device: Device | None
     device_count: int
     options: Options
@@ -193,6 +194,7 @@ def summarise(reading: Reading, flops_formula: str | None = None) -> Summary:
         hfu=mfu(hardware, reading.device_seconds, reading.peak_flops),
         training_seconds=reading.training_seconds,
         busy_seconds=reading.busy_seconds,
+        compile_seconds=reading.compile_seconds,
         device_seconds=reading.device_seconds,
         device_name=reading.known_device.name,
         device_count=reading.device_count,

@@ -14,6 +14,7 @@ from computemeter.units import format_compute, format_flops, format_pfs_days, fo
 _STYLES = {"agree": "green", "warn": "yellow", "alarm": "red", "unknown": "dim"}
 _OPS_SHOWN = 4
 _SHARE_SHOWN = 0.01
+_COMPILING_SHOWN = 0.01
 
 
 def print_start(device: Device, count: int) -> None:
@@ -111,6 +112,9 @@ def _steps(summary: Summary) -> str:
 def _time(summary: Summary) -> str:
     busy = summary.busy_seconds
     written = "" if busy is None else f", {format_seconds(busy)} of it in steps"
+    compiling = summary.compile_seconds or 0.0
+    if compiling >= _COMPILING_SHOWN * summary.training_seconds > 0:
+        written += f", {format_seconds(compiling)} compiling"
     return f"{format_seconds(summary.training_seconds)} of training{written}"
 
 

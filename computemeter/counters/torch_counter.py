@@ -31,6 +31,8 @@ class TorchCounter:
         warn: takes one line when a formula fails.
     """
 
+    recounts = True
+
     def __init__(
         self,
         module: nn.Module | None = None,
@@ -60,8 +62,8 @@ class TorchCounter:
             return key
         return key._replace(rest=(*key.rest[:-1], self._trained()))
 
-    def start(self) -> None:
-        """Begin to count a step."""
+    def start(self, _batch: Any = None) -> None:
+        """Begin to count a step as it runs."""
         self._mode = CountingMode(self._alive(), learning=not self._given)
         self._mode.start()
 
