@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from computemeter.cpu import cpu_device
 from computemeter.peaks import PRECISIONS, REMEDY, PeakEntry, explain_unknown, lookup
@@ -30,9 +30,27 @@ def torch_device(device: torch.device | str | None = None) -> Device:
     try:
         return _torch_device(device)
     except Exception as error:  # noqa: BLE001 - a meter without a peak still counts
-        name = str(device or "unknown")
-        reason = f"torch could not be asked about {name} ({error!r}); {REMEDY}"
-        return Device(name, name.partition(":")[0], {}, reason)
+        return _unasked("torch", device, error)
+
+
+def jax_device(device: Any = None) -> Device:
+    """Return what JAX reports for a device, with its peaks.
+
+    Args:
+        device: a `jax.Device`; None: the first one that JAX uses.
+    """
+    try:
+        return _jax_device(device)
+    except Exception as error:  # noqa: BLE001 - a meter without a peak still counts
+        return _unasked("JAX", device, error)
+
+
+def tensorflow_device() -> Device:
+    """Return the device that TensorFlow trains on, with its peaks: a GPU where it sees one."""
+    try:
+        return _tensorflow_device()
+    except Exception as error:  # noqa: BLE001 - a meter without a peak still counts
+        return _unasked("TensorFlow", None, error)
 
 
 def named_device(name: str, kind: str) -> Device:
@@ -72,6 +90,31 @@ def _torch_device(device: torch.device | str | None) -> Device:
         case "mps":
             return named_device(_apple_chip(), "mps")
     return Device(str(target), target.type, {}, f"{target.type} devices have no peak; {REMEDY}")
+
+
+def _jax_device(device: Any) -> Device:
+    import jax
+
+    chosen = device or jax.local_devices()[0]
+    if chosen.platform == "cpu":
+        return cpu_device()
+    kind = "cuda" if chosen.platform in {"gpu", "cuda", "rocm"} else chosen.platform
+    return named_device(chosen.device_kind, kind)
+
+
+def _tensorflow_device() -> Device:
+    import tensorflow as tf
+
+    for device in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(device)
+        return named_device(str(details.get("device_name", device.name)), "cuda")
+    return cpu_device(tf.config.threading.get_intra_op_parallelism_threads() or None)
+
+
+def _unasked(framework: str, device: Any, error: Exception) -> Device:
+    name = str(device or "unknown")
+    reason = f"{framework} could not be asked about {name} ({error!r}); {REMEDY}"
+    return Device(name, name.partition(":")[0], {}, reason)
 
 
 def _apple_chip() -> str:

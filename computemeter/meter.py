@@ -289,21 +289,21 @@ class Meter:
             facts: as for `start_step`.
         """
         seconds = self._clock.end_step() / max(1, len(batches))
-        for batch in batches:
-            self._book_step(batch, facts, seconds)
+        firsts = [self._book_step(batch, facts, seconds) for batch in batches]
+        for _ in batches:
+            self._device_clock.end_step(seconds, first=any(firsts))
         if not self._opened:
             self._open()
 
-    def _book_step(self, batch: Any, facts: Hashable, seconds: float) -> None:
+    def _book_step(self, batch: Any, facts: Hashable, seconds: float) -> bool:
+        """Book a step of an execution; say whether it is the first of its kind."""
         key = self._counter.key(batch, facts)
         count, counting_seconds = None, 0.0
         if self._book.wants_count(key):
             self._counter.start(batch)
             count, counting_seconds = self._stop_counting()
         self._steps += 1
-        spent = seconds + counting_seconds
-        first = self._book.add(key, count, spent, lambda: examples(batch))
-        self._device_clock.end_step(seconds, first=first)
+        return self._book.add(key, count, seconds + counting_seconds, lambda: examples(batch))
 
     def break_off(self, error: BaseException) -> None:
         """End a step that raised: it is not booked.

@@ -1,0 +1,134 @@
+"""Keras on TensorFlow: a step is one traced graph, and what it is fed can be seen beforehand.
+
+One step at a time, the batch is drawn here and handed on. Several steps in one execution draw
+their own batches within the graph, where a variable adds up how many there were and how large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from computemeter.counters.tf_flops import count_graph
+from computemeter.counters.traced import TracedCounter
+from computemeter.devices import tensorflow_device
+from computemeter.ranks import SoloRanks
+from computemeter.records import Count
+from computemeter.tensorflow_clock import TensorflowClock
+from computemeter_keras._backends import parameters_of
+from computemeter_keras._executions import Executions
+from computemeter_keras._fit import Call, Fit
+
+
+class KerasModel:
+    """One Keras model on TensorFlow."""
+
+    def __init__(self, model: Any, warn: Callable[[str], None]) -> None:
+        self._model, self._warn = model, warn
+        self._strategy = model.distribute_strategy
+        on_cpu = not tf.config.list_logical_devices("GPU")
+        self.device_clock = TensorflowClock(on_cpu=on_cpu)
+        self.counter = TracedCounter(
+            self._count, tensorflow_device, lambda: parameters_of(model), warn
+        )
+        self.ranks = _ranks(self._strategy, on_cpu=on_cpu)
+
+    def metered(self, call: Call, fit: Fit) -> Call:
+        """Return the train function; it draws its batches from an iterator."""
+        if self._model.steps_per_execution > 1:
+            return self._many_steps(call, fit)
+        return self._one_step(call, fit)
+
+    def _one_step(self, call: Call, fit: Fit) -> Call:
+        new = True
+
+        def train_function(iterator: Any) -> Any:
+            nonlocal new
+            batch = next(iterator)
+            fit.begin(self._spread(batch))
+            if new:
+                new = False
+                _trace_as_usual(call, iterator)
+            logs = call(iter([batch]))
+            fit.end()
+            return logs
+
+        return train_function
+
+    def _many_steps(self, call: Call, fit: Fit) -> Call:
+        executions = Executions.of(self._model, call)
+
+        def train_function(iterator: Any) -> Any:
+            fit.begin_execution()
+            logs = executions.call(iterator)
+            fit.end_execution(self._batches(executions.sizes(), iterator))
+            return logs
+
+        return train_function
+
+    def _batches(self, sizes: list[int], iterator: Any) -> list[Any]:
+        """Return stand-ins for the batches of steps that are known by their sizes alone."""
+        specs = getattr(iterator, "element_spec", None)
+        return [self._stand_in(specs, size) for size in sizes]
+
+    def _stand_in(self, specs: Any, size: int) -> Any:
+        replicas = self._strategy.num_replicas_in_sync
+        sizes = [size // replicas + (replica < size % replicas) for replica in range(replicas)]
+        batch = tf.nest.map_structure(lambda spec: _sized(spec, sizes), specs)
+        return _Spread(tf.TensorSpec([size]), batch) if replicas > 1 else batch
+
+    def _spread(self, batch: Any) -> Any:
+        """Return the batch with its size over all replicas, which none of its parts has."""
+        if self._strategy.num_replicas_in_sync == 1:
+            return batch
+        parts = self._strategy.experimental_local_results(tf.nest.flatten(batch)[0])
+        return _Spread(tf.TensorSpec([sum(part.shape[0] for part in parts)]), batch)
+
+    def _count(self, batch: Any) -> Count:
+        data = batch.parts if isinstance(batch, _Spread) else batch
+        step = tf.function(
+            lambda data: self._strategy.run(self._model.train_step, (data,)), autograph=False
+        )
+        return count_graph(step.get_concrete_function(data).graph)
+
+
+class _Spread(NamedTuple):
+    """A batch over several replicas, for the meter to name it by."""
+
+    whole: Any
+    parts: Any
+
+
+def _sized(spec: Any, sizes: list[int]) -> Any:
+    """Fill in a spec's first dimension, replica by replica."""
+    if isinstance(spec, tf.TensorSpec):
+        return tf.TensorSpec([sizes[0], *spec.shape[1:]], spec.dtype)
+    parts = zip(spec._component_specs, sizes, strict=True)  # noqa: SLF001 - of a PerReplicaSpec
+    return type(spec)(*[_sized(part, [size]) for part, size in parts])
+
+
+def _trace_as_usual(call: Call, iterator: Any) -> None:
+    """Trace Keras's step for batches of any size, as it is when Keras draws them in the graph.
+
+    A batch handed on from here has one size, and TensorFlow would trace for that first, and again
+    when another comes: other graphs than without the meter, and more of them.
+    """
+    names = getattr(getattr(call, "__code__", None), "co_freevars", ())
+    cells = dict(zip(names, getattr(call, "__closure__", None) or (), strict=True))
+    spec = getattr(iterator, "element_spec", None)
+    if "one_step_on_data" not in cells or spec is None:
+        return
+    step: Any = getattr(cells["one_step_on_data"].cell_contents, "__wrapped__", None)
+    if hasattr(step, "get_concrete_function"):  # not when run eagerly
+        step.get_concrete_function(spec)
+
+
+def _ranks(strategy: Any, *, on_cpu: bool) -> SoloRanks:
+    resolver = strategy.cluster_resolver
+    workers = max(1, len(resolver.cluster_spec().as_dict().get("worker", []))) if resolver else 1
+    rank = (resolver.task_id or 0) if resolver else 0
+    # The cores of a host are one device, in however many parts they are shown.
+    devices = workers if on_cpu else strategy.num_replicas_in_sync
+    return SoloRanks(rank, workers, devices)

@@ -1,0 +1,47 @@
+"""Keras on PyTorch: steps run as PyTorch runs them, and are counted live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from computemeter.counters.torch_counter import TorchCounter
+from computemeter_keras._backends import parameters_of
+from computemeter_keras._fit import Call, Fit
+
+
+class KerasModel:
+    """One Keras model on PyTorch."""
+
+    ranks = None
+    device_clock = None
+
+    def __init__(self, model: Any, warn: Callable[[str], None]) -> None:
+        self._model = model
+        self.counter = _Counter(model, warn)
+
+    def metered(self, call: Call, fit: Fit) -> Call:
+        """Return the train function; it takes a list of one batch."""
+
+        def train_function(data: Any) -> Any:
+            fit.begin(data[0], self._model.training)
+            logs = call(data)
+            fit.end()
+            return logs
+
+        return train_function
+
+
+class _Counter(TorchCounter):
+    """Counts parameters as Keras does: seeds are none."""
+
+    def __init__(self, model: Any, warn: Callable[[str], None]) -> None:
+        devices = {parameter.device for parameter in model.parameters()}
+        device = devices.pop() if len(devices) == 1 else None
+        super().__init__(model, device or torch.device("cpu"), warn)
+        self._numbers = parameters_of(model)
+
+    def parameter_counts(self) -> tuple[int, int] | None:
+        return self._numbers
