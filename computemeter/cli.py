@@ -53,7 +53,7 @@ def options(
 @app.command(
     "doctor",
     short_help="What the meter sees and counts on this machine.",
-    epilog="Example: computemeter doctor --ops",
+    epilog="Example: computemeter doctor --devices --measure",
 )
 def doctor_command(
     *,
@@ -61,12 +61,30 @@ def doctor_command(
         bool,
         typer.Option("--ops", help="List every operator: formula, parts, zero or uncounted."),
     ] = False,
+    devices: Annotated[
+        bool,
+        typer.Option(
+            "--devices",
+            help="List what PyTorch, JAX, TensorFlow and NVIDIA's driver see; takes seconds.",
+        ),
+    ] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Time large matrix products on PyTorch's device, and compare with its peaks.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Print versions, the device with its peaks, and which PyTorch operators have a formula."""
+    """Print versions, the device with its peaks, and which PyTorch operators have a formula.
+
+    A device of your own, or a better figure, goes into a TOML file in the form of
+    computemeter/data/peaks.toml, which the environment variable COMPUTEMETER_PEAKS names.
+    """
     from computemeter.commands.doctor import doctor
 
-    _print(lambda: doctor(ops=ops, as_json=as_json))
+    _print(lambda: doctor(ops=ops, devices=devices, measure=measure, as_json=as_json))
 
 
 def _print(command: Callable[[], str]) -> None:

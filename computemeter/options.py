@@ -11,6 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypedDict
 
+from computemeter.peak_files import PeakFile, reason
 from computemeter.sinks import validate_trackers
 
 Ledger = str | Path | None
@@ -19,7 +20,7 @@ Ledger = str | Path | None
 class OptionValues(TypedDict, total=False):
     """The options as keyword arguments, for type checkers; `Options` documents them."""
 
-    peak_flops: float | None
+    peak_flops: float | str | Path | None
     assumed_utilization: float | None
     warn_at: float
     alarm_at: float
@@ -40,7 +41,10 @@ class Options:
     """What a user may set on any meter.
 
     Attributes:
-        peak_flops: dense peak of one device in FLOP/s, for a device the table does not know.
+        peak_flops: dense peak of one device in FLOP/s, for a device the table does not know; or a
+            TOML file in the form of `computemeter/data/peaks.toml`, whose rows win over the
+            table's. It is read now, and kept as a `PeakFile`. Also `COMPUTEMETER_PEAKS`, and
+            `peaks.toml` in the user's config folder, for files.
         assumed_utilization: share of peak that method 2 assumes; by default 0.33 for a GPU or TPU
             and 0.17 for a CPU.
         warn_at: divergence from which the verdict is "warn".
@@ -64,7 +68,7 @@ class Options:
         TypeError: the type of `trackers` or `ledger` is not accepted.
     """
 
-    peak_flops: float | None = None
+    peak_flops: float | str | Path | PeakFile | None = None
     assumed_utilization: float | None = None
     warn_at: float = 2.0
     alarm_at: float = 3.0
@@ -80,7 +84,8 @@ class Options:
     verbose: int = 1
 
     def __post_init__(self) -> None:
-        _check_number("peak_flops", self.peak_flops, "FLOP/s of one device above 0", above=0)
+        # Read now: a wrong file is an error at once, and a run outlives changes to the file.
+        object.__setattr__(self, "peak_flops", _checked_peak(self.peak_flops))
         _check_number(
             "assumed_utilization", self.assumed_utilization, "a share in (0, 1]", above=0, most=1
         )
@@ -166,6 +171,22 @@ def _check_number(
     number = isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
     if not number or not (above < value and least <= value <= most):
         raise ValueError(f"{name}={value!r}: accepted is {accepted}")
+
+
+def _checked_peak(value: Any) -> float | PeakFile | None:
+    accepted = "FLOP/s of one device above 0, or a TOML file of peaks"
+    if isinstance(value, PeakFile):
+        return value
+    if isinstance(value, str | Path):
+        try:
+            return PeakFile.read(value)
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no home for a "~"
+            raise ValueError(
+                f"peak_flops={value!r}: accepted is {accepted} (the form is that of "
+                f"computemeter/data/peaks.toml); {reason(error)}"
+            ) from error
+    _check_number("peak_flops", value, accepted, above=0)
+    return value  # type: ignore[no-any-return]
 
 
 def _check_ledger(value: Any) -> None:

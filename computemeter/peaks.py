@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
-PRECISIONS = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "fp4", "int8")
-"""The precisions a peak is given for, as `Device.peaks` keys them."""
+from computemeter.peak_table import PeakEntry, by_alias, find, normalise, rate_of, read_table
 
 PRECISION_OF_DTYPE: Mapping[str, str] = {
     "float64": "fp64",
@@ -48,75 +44,6 @@ A complex product is made of real ones, so it runs at the rate of its parts.
 REMEDY = "pass peak_flops= (dense FLOP/s of one device) to ComputeMeter/Meter"
 """What a user does about a device that is not known; ends every sentence that says so."""
 
-# Where a chip has two rates for one precision, the one contractions run at comes first: BLAS uses
-# the matrix units for fp64 by itself, and half precision only runs on vector units where there are
-# no matrix units.
-_RATES: Mapping[str, tuple[str, ...]] = {
-    "fp64": ("fp64_tensor", "fp64"),
-    "fp16": ("fp16", "fp16_vector"),
-}
-_COLUMNS = frozenset(PRECISIONS) | {"fp64_tensor", "fp16_vector"}
-_TERA = 1e12
-
-_MARKS = re.compile(r"\((?:r|tm|c)\)|[®™©]")
-_MIG = re.compile(r"(?P<card>.+) mig (?P<profile>(?:(?P<c>\d)c\.)?(?P<g>\d)g\.\d+gb\S*)")
-
-
-@dataclass(frozen=True, slots=True)
-class PeakEntry:
-    """A row of the table: one board or chip.
-
-    Attributes:
-        name: how the table calls it ("A100 SXM4 40GB").
-        vendor: who makes it.
-        aliases: how frameworks report it.
-        devices_per_board: devices a framework sees on one board (2 on a Tesla K80).
-        tflops: dense TFLOP/s of the whole board, by precision; also "fp64_tensor" and
-            "fp16_vector" where they differ from "fp64" and "fp16".
-        memory_gb: memory of the board in GB.
-        bandwidth_gbs: memory bandwidth of the board in GB/s.
-        source: where the figures are printed.
-        confidence: "high", "medium" or "low".
-        note: what a user should know.
-        year: when it came out.
-        mig_slices: compute slices of the full card, where it can be partitioned.
-    """
-
-    name: str
-    tflops: Mapping[str, float]
-    aliases: tuple[str, ...]
-    vendor: str = ""
-    devices_per_board: int = 1
-    memory_gb: float | None = None
-    bandwidth_gbs: float | None = None
-    source: str = ""
-    confidence: str = ""
-    note: str = ""
-    year: int | None = None
-    mig_slices: int | None = None
-
-    @property
-    def peaks(self) -> dict[str, float]:
-        """Dense peak of one device as a framework sees it, in FLOP/s, by `PRECISIONS`.
-
-        The board's figure over `devices_per_board`. For fp64 the rate of the matrix units where
-        there are any, for fp16 that of the vector units where there are no others.
-        """
-        scale = _TERA / self.devices_per_board
-        board = ((precision, _rate(self.tflops, precision)) for precision in PRECISIONS)
-        return {precision: tflops * scale for precision, tflops in board if tflops is not None}
-
-
-def normalise(name: str) -> str:
-    """Return a device's name in the form in which names are compared.
-
-    >>> normalise("Intel(R) Data Center  GPU Max 1550")
-    'intel data center gpu max 1550'
-    >>> normalise("NVIDIA L40S")
-    'l40s'
-    """
-    return " ".join(_MARKS.sub(" ", name.casefold()).split()).removeprefix("nvidia ")
-
 
 @cache
 def load_table() -> tuple[PeakEntry, ...]:
@@ -124,34 +51,17 @@ def load_table() -> tuple[PeakEntry, ...]:
     return read_table(files("computemeter").joinpath("data", "peaks.toml").read_text("utf-8"))
 
 
-def read_table(text: str) -> tuple[PeakEntry, ...]:
-    """Return the rows of a table in the form of `data/peaks.toml`, whose header describes it.
-
-    Raises:
-        ValueError: no TOML, a key that is not known, a figure that is not a positive number, or
-            one alias on two rows.
-    """
-    entries = tuple(_entry(row) for row in tomllib.loads(text).get("device", ()))
-    _by_alias(entries)
-    return entries
-
-
 def lookup(name: str) -> PeakEntry | None:
-    """Return the row of the device that a framework reports as `name`, None if there is none.
+    """Return the row of the project's table for the device that a framework reports as `name`.
 
-    Only a whole alias matches. A MIG slice ("NVIDIA A100-SXM4-40GB MIG 1g.5gb") is its card with
-    the peaks scaled by compute slices, 1g of an A100 to a seventh. Slices are not quite even: this
-    is 15 % too much for 1g of an H100 (16 of 132 SMs) and 6 % too little for 3g (60).
+    None if there is none. See `computemeter.peak_table.find` for what matches.
 
     >>> lookup("NVIDIA L40S").peaks["bf16"]
     362050000000000.0
     >>> lookup("NVIDIA H100") is None  # SXM5, PCIe or NVL?
     True
     """
-    wanted = normalise(name)
-    slice_ = _MIG.fullmatch(wanted)
-    entry = _index().get(slice_["card"] if slice_ else wanted)
-    return _sliced(entry, slice_) if entry and slice_ else entry
+    return find(name, _index())
 
 
 def explain_unknown(name: str) -> str:
@@ -180,7 +90,7 @@ def precision_peak(peaks: Mapping[str, float], precision: str) -> float | None:
         peaks: FLOP/s by precision, from `PeakEntry.peaks` or `Device.peaks`.
         precision: one of `PRECISIONS`.
     """
-    rate = _rate(peaks, precision)
+    rate = rate_of(peaks, precision)
     if rate is None and precision == "tf32" and "bf16" not in peaks:
         return peaks.get("fp32")
     return rate
@@ -223,61 +133,9 @@ def _by_precision(by_dtype: Mapping[str, int]) -> dict[str, int]:
     return flops
 
 
-def _rate(figures: Mapping[str, float], precision: str) -> float | None:
-    columns = _RATES.get(precision, (precision,))
-    return next((figures[column] for column in columns if column in figures), None)
-
-
 @cache
 def _index() -> Mapping[str, PeakEntry]:
-    return _by_alias(load_table())
-
-
-def _by_alias(entries: Iterable[PeakEntry]) -> dict[str, PeakEntry]:
-    index: dict[str, PeakEntry] = {}
-    for entry in entries:
-        # A dict: "thor" and "nvidia thor" of one row are the same name here.
-        for alias in dict.fromkeys(map(normalise, entry.aliases)):
-            if alias in index:
-                raise ValueError(f"{alias!r} is an alias of {index[alias].name} and {entry.name}")
-            index[alias] = entry
-    return index
-
-
-def _entry(row: Mapping[str, Any]) -> PeakEntry:
-    name = row.get("name", "a device without a name")
-    known = {entry_field.name for entry_field in fields(PeakEntry)}
-    if missing := {"name", "aliases", "tflops"} - row.keys():
-        raise ValueError(f"{name}: {', '.join(sorted(missing))} missing")
-    if unknown := row.keys() - known:
-        raise ValueError(f"{name}: {', '.join(sorted(unknown))} not known")
-    _check_figures(name, row["tflops"] | {"devices_per_board": row.get("devices_per_board", 1)})
-    return PeakEntry(**{**row, "aliases": tuple(row["aliases"])})
-
-
-def _check_figures(name: str, figures: Mapping[str, object]) -> None:
-    if unknown := figures.keys() - _COLUMNS - {"devices_per_board"}:
-        accepted = ", ".join(sorted(_COLUMNS))
-        raise ValueError(f"{name}: tflops takes {accepted}, not {', '.join(sorted(unknown))}")
-    for key, value in figures.items():
-        if not isinstance(value, int | float) or value <= 0:
-            raise ValueError(f"{name}: {key} must be a positive number, not {value!r}")
-
-
-def _sliced(card: PeakEntry, slice_: re.Match[str]) -> PeakEntry | None:
-    """Return the part of a card that a MIG profile holds; "1c.2g.10gb" computes on 1 slice of 2."""
-    slices = int(slice_["c"] or slice_["g"])
-    if card.mig_slices is None or slices > card.mig_slices:
-        return None
-    return replace(
-        card,
-        name=f"{card.name}, MIG {slice_['profile']}",
-        tflops={column: t * slices / card.mig_slices for column, t in card.tflops.items()},
-        aliases=(),
-        memory_gb=None,
-        bandwidth_gbs=None,
-        source=f"{slices} of {card.mig_slices} compute slices of: {card.source}",
-    )
+    return by_alias(load_table())
 
 
 def _words(name: str) -> frozenset[str]:

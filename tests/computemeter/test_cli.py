@@ -78,7 +78,7 @@ def test_the_doctor_in_json(h100):
 
 def test_help_shows_an_example():
     output = invoke("doctor", "--help").output
-    assert "Example: computemeter doctor --ops" in output
+    assert "Example: computemeter doctor --devices --measure" in output
     assert "--json" in output
 
 

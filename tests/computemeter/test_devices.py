@@ -1,16 +1,64 @@
 """What torch reports, turned into a device with peaks; torch's answers are faked."""
 
+import csv
 import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from computemeter import peak_files
 from computemeter.cpu import cpu_device
-from computemeter.devices import named_device, torch_device, with_peak
-from computemeter.peaks import PRECISIONS
+from computemeter.devices import (
+    find_entry,
+    jax_device,
+    named_device,
+    tensorflow_device,
+    torch_device,
+    with_peak,
+)
+from computemeter.peak_files import PeakFile
+from computemeter.peak_table import PRECISIONS
+from computemeter.peaks import load_table
 from computemeter.records import Device
 
 torch = pytest.importorskip("torch")
+
+# The collected figures the table was made from; they lie beside a developer's checkout.
+CSV = Path(__file__).parents[2].parent / "shared/data/peaks.csv"
+# Where a chip has two rates for one precision, the first column is the one contractions run at.
+COLUMNS = {
+    "fp64": ("fp64_tensor", "fp64"),
+    "fp32": ("fp32",),
+    "tf32": ("tf32",),
+    "fp16": ("fp16_tensor", "fp16_vector"),
+    "bf16": ("bf16_tensor",),
+    "fp8": ("fp8_tensor",),
+    "fp4": ("fp4_tensor",),
+    "int8": ("int8_tensor",),
+}
+OWN = """[[device]]
+name = "My L4"
+aliases = ["NVIDIA L4", "Mystery 1"]
+tflops = { bf16 = 100, fp32 = 20 }
+source = "measured by me"
+confidence = "medium"
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_files_of_the_developers(monkeypatch, tmp_path):
+    monkeypatch.delenv("COMPUTEMETER_PEAKS", raising=False)
+    monkeypatch.setattr(peak_files, "config_file", lambda: tmp_path / "none.toml")
+    peak_files._warn_once.cache_clear()
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    path = tmp_path / "my_peaks.toml"
+    path.write_text(OWN)
+    return path
 
 
 @pytest.fixture
@@ -138,3 +186,115 @@ def test_the_users_peak_holds_at_every_precision():
     assert (device.name, device.kind) == ("NVIDIA L4", "cuda")
     assert device.peaks == dict.fromkeys(PRECISIONS, 60e12)
     assert device.source == "peak_flops=6e+13 given by the user"
+
+
+@pytest.fixture
+def frameworks_report(gpu_named, monkeypatch):
+    """Make torch, JAX and TensorFlow report a name; return the devices they are taken for."""
+
+    def report(name, kind):
+        gpu_named(name)
+        chip = SimpleNamespace(platform=kind, device_kind=name)
+        monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(local_devices=lambda: [chip]))
+        config = SimpleNamespace(
+            list_physical_devices=lambda kind: [SimpleNamespace(name="/gpu:0", device_type=kind)],
+            experimental=SimpleNamespace(get_device_details=lambda _: {"device_name": name}),
+        )
+        monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace(config=config))
+        return [torch_device("cuda"), jax_device(), tensorflow_device()]
+
+    return report
+
+
+@pytest.mark.parametrize("entry", load_table(), ids=lambda entry: entry.name)
+def test_every_alias_has_the_collected_peaks_in_every_framework(entry, frameworks_report):
+    if not CSV.exists():
+        pytest.skip("the collected figures are not beside this checkout")
+    with CSV.open(encoding="utf-8") as lines:
+        (row,) = (row for row in csv.DictReader(lines) if row["name"] == entry.name)
+    board = {
+        precision: next((float(row[column]) for column in columns if row[column]), None)
+        for precision, columns in COLUMNS.items()
+    }
+    each = {
+        precision: pytest.approx(tflops * 1e12 / int(row["runtime_devices"]))
+        for precision, tflops in board.items()
+        if tflops
+    }
+    for alias in filter(None, row["aliases"].split(";")):
+        for device in frameworks_report(alias, "gpu"):
+            assert (device.name, device.kind, device.peaks) == (alias, "cuda", each)
+            assert device.source.endswith(f"({row['confidence']} confidence)")
+
+
+def test_frameworks_with_a_gpu_under_an_ambiguous_name_have_no_peak(frameworks_report):
+    for device in frameworks_report("NVIDIA H100", "cuda"):
+        assert device.peaks == {}
+        assert "ambiguous" in device.source
+
+
+def test_a_tpu_is_what_jax_calls_it(frameworks_report):
+    _, tpu, _ = frameworks_report("TPU v6 lite", "tpu")
+    assert (tpu.kind, tpu.peaks["bf16"]) == ("tpu", 918e12)
+
+
+# A file of the user's own.
+
+
+def test_a_row_of_the_users_file_wins(own_file, monkeypatch, gpu_named):
+    gpu_named("NVIDIA L4")
+    assert torch_device("cuda").peaks["bf16"] == 121e12
+    monkeypatch.setenv("COMPUTEMETER_PEAKS", str(own_file))
+    device = torch_device("cuda")
+    assert device.peaks == {"bf16": 100e12, "fp32": 20e12}
+    assert device.source == "My L4: my_peaks.toml, measured by me (medium confidence)"
+    assert find_entry("NVIDIA L4").name == "My L4"
+
+
+def test_a_users_file_knows_devices_that_the_table_does_not(own_file, monkeypatch):
+    assert named_device("Mystery 1", "cuda").peaks == {}
+    monkeypatch.setenv("COMPUTEMETER_PEAKS", str(own_file))
+    assert named_device("Mystery 1", "cuda").peaks["fp32"] == 20e12
+    assert named_device("NVIDIA L40S", "cuda").peaks["bf16"] == 362.05e12
+    assert find_entry("NVIDIA L40S").name == "L40S"
+    assert find_entry("Mystery 2") is None
+
+
+def test_a_users_file_can_name_the_cpu(tmp_path, monkeypatch):
+    path = tmp_path / "cpu.toml"
+    name = cpu_device().name
+    path.write_text(f'[[device]]\nname = "mine"\naliases = ["{name}"]\ntflops = {{ fp32 = 2 }}\n')
+    monkeypatch.setenv("COMPUTEMETER_PEAKS", str(path))
+    assert torch_device("cpu") == Device(name, "cpu", {"fp32": 2e12}, "mine: cpu.toml")
+
+
+def test_a_damaged_file_of_the_users_leaves_the_table_and_says_so(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "damaged.toml"
+    path.write_text("[[device]\n")
+    monkeypatch.setenv("COMPUTEMETER_PEAKS", str(path))
+    devices = [named_device("NVIDIA L4", "cuda") for _ in range(2)]
+    assert [device.peaks["bf16"] for device in devices] == [121e12] * 2
+    for device in devices:
+        assert "; COMPUTEMETER_PEAKS: damaged.toml is not used: Expected" in device.source
+    (warning,) = caplog.messages  # once, not once a device
+    assert "damaged.toml is not used" in warning
+
+
+def test_peak_flops_may_be_a_file(own_file, monkeypatch):
+    # What the environment names gives way to it.
+    other = own_file.with_name("other.toml")
+    other.write_text(OWN.replace("bf16 = 100", "bf16 = 7"))
+    monkeypatch.setenv("COMPUTEMETER_PEAKS", str(other))
+    found = named_device("NVIDIA L4", "cuda")
+    assert found.peaks["bf16"] == 7e12
+    for peak_flops in (str(own_file), own_file, PeakFile.read(own_file)):
+        device = with_peak(found, peak_flops)
+        assert (device.name, device.kind, device.peaks["bf16"]) == ("NVIDIA L4", "cuda", 100e12)
+        assert device.source.startswith("My L4: my_peaks.toml")
+
+
+def test_a_device_that_the_file_lacks_stays_as_it_is(own_file):
+    known = Device("NVIDIA A40", "cuda", {"bf16": 149.7e12}, "the table")
+    device = with_peak(known, own_file)
+    assert device.peaks == known.peaks
+    assert device.source == 'the table; my_peaks.toml has no alias "NVIDIA A40"'

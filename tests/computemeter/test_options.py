@@ -32,6 +32,10 @@ BAD_VALUES = [
     # (option, value, what the message says is accepted)
     *(("peak_flops", bad, "FLOP/s of one device above 0") for bad in (-1, 0, "1e12", True, 1j)),
     *(("peak_flops", bad, "above 0") for bad in (math.nan, math.inf, -math.inf, [1e12], 0.0)),
+    *(
+        ("peak_flops", bad, "a TOML file of peaks")
+        for bad in ("", "1e12", Path("no/such.toml"), b"x")
+    ),
     *(("assumed_utilization", bad, r"a share in \(0, 1\]") for bad in (3, 0, -1, 1.01, "0.3")),
     *(("assumed_utilization", bad, "a share") for bad in (math.nan, math.inf, True)),
     *(("warn_at", bad, "a factor above 1") for bad in (0.5, 1, 0, -2, math.nan, "2", None, True)),
@@ -182,6 +186,44 @@ def test_the_defaults(build):
 @pytest.mark.parametrize("peak", [np.float32(1e12), np.int64(10**12), Fraction(10**12), 10**30])
 def test_numbers_of_any_real_type_are_accepted(peak):
     assert Options(peak_flops=peak).peak_flops == peak
+
+
+@ENTRANCES
+@pytest.mark.parametrize("path_type", [str, Path])
+def test_peak_flops_may_be_a_file_and_is_read_at_once(build, path_type, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[[device]]\nname = "Z9"\naliases = ["z9"]\ntflops = { fp32 = 2.5 }')
+    kept = build(peak_flops=path_type(path)).peak_flops
+    path.unlink()  # the run goes on with what it read
+    assert (kept.name, kept.find("NVIDIA Z9").peaks) == ("mine.toml", {"fp32": 2.5e12})
+    assert build(peak_flops=kept).peak_flops == kept
+
+
+@ENTRANCES
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b"fp32 = \n", r"Invalid value \(at line 1, column 8\)"),
+        (b'[[device]]\nname = "Z9"\n', "Z9: aliases, tflops missing"),
+        (b'[[device]]\nname = "a\\nb"\n', "a b: aliases, tflops missing"),
+        (b"", "this one has none"),
+        (b"\xff", "can't decode"),
+    ],
+)
+def test_a_file_that_is_no_table_is_an_error_with_its_reason(build, text, complaint, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=complaint) as raised:
+        build(peak_flops=str(path))
+    message = str(raised.value)
+    assert message.startswith(f"peak_flops={str(path)!r}: accepted is FLOP/s of one device above 0")
+    assert "a TOML file of peaks (the form is that of computemeter/data/peaks.toml)" in message
+    assert "\n" not in message
+
+
+def test_a_folder_is_no_file_of_peaks(tmp_path):
+    with pytest.raises(ValueError, match="Is a directory"):
+        Options(peak_flops=tmp_path)
 
 
 def test_trackers_given_as_an_iterator_can_be_read_twice():

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from computemeter.peak_table import PRECISIONS, by_alias, find, normalise, read_table
 from computemeter.peaks import (
     PRECISION_OF_DTYPE,
-    PRECISIONS,
     effective_peak,
     explain_unknown,
     load_table,
     lookup,
     main_precision,
-    normalise,
     precision_peak,
-    read_table,
 )
 
 # The collected figures the table was made from; they lie beside a developer's checkout.
@@ -72,6 +70,38 @@ def test_every_alias_finds_its_own_row(entry):
 
 
 @pytest.mark.parametrize("entry", load_table(), ids=lambda entry: entry.name)
+def test_marks_and_the_makers_name_do_not_hide_a_row(entry):
+    for alias in entry.aliases:
+        maker, _, model = alias.removeprefix("nvidia ").partition(" ")
+        if entry.vendor == "NVIDIA":
+            assert lookup(f"NVIDIA(R) {alias.removeprefix('nvidia ')}") is entry
+        elif model and maker.removesuffix("(r)") in {"amd", "intel", "apple"}:
+            bare = maker.removesuffix("(r)")
+            for written in (bare, f"{bare}(R)", f"{bare}®", f"{bare}(TM)"):
+                assert lookup(f"{written} {model}") is entry
+
+
+@pytest.mark.parametrize("entry", load_table(), ids=lambda entry: entry.name)
+def test_more_than_an_alias_is_another_card(entry):
+    for alias in entry.aliases:
+        for more in (" Laptop GPU", " with Max-Q Design", "-8Q", " (something)"):
+            assert lookup(alias + more) is None
+
+
+@pytest.mark.parametrize("entry", load_table(), ids=lambda entry: entry.name)
+def test_every_card_has_the_mig_slices_that_it_can_be_cut_into(entry):
+    for alias in entry.aliases:
+        for slices in range(1, 10):
+            part = lookup(f"NVIDIA {alias} MIG {slices}g.{5 * slices}gb")
+            if entry.mig_slices is None or slices > entry.mig_slices:
+                assert part is None
+            else:
+                share = slices / entry.mig_slices
+                whole = {precision: peak * share for precision, peak in entry.peaks.items()}
+                assert part.peaks == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("entry", load_table(), ids=lambda entry: entry.name)
 def test_every_row_has_a_source_and_peaks_of_the_contract(entry):
     assert entry.source
     assert entry.confidence in {"high", "medium", "low"}
@@ -97,14 +127,55 @@ def test_every_row_has_a_source_and_peaks_of_the_contract(entry):
         ("NVIDIA A10G", 70),
         ("NVIDIA A40", 149.7),
         ("NVIDIA RTX A4000", 76.7),
+        ("NVIDIA RTX 4000 Ada Generation", 106.9),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H100 80GB HBM2e", 756.5),  # an early name of the PCIe card
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA GH200 144G HBM3e", 989.4),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("NVIDIA A100-PCIE-40GB", 312),
+        ("NVIDIA A100 80GB PCIe", 312),
+        ("NVIDIA H20-3e", 148),
+        ("NVIDIA B300 SXM6 AC", 2250),
+        ("NVIDIA GB300", 2500),
+        ("NVIDIA A16", 71.6 / 4),  # four devices a board
+        ("AMD Instinct MI300A", 980.6),
+        ("AMD Instinct MI300X", 1307.4),
+        ("AMD Instinct MI250", 362.1 / 2),
         ("NVIDIA Thor", 258.5),
         ("Intel(R) Data Center GPU Max 1100", 352),
         ("TPU v5 lite", 197),
         ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v5e", 197),
+        ("TPU v4", 275),
+        ("TPU v4 lite", 138),
+        ("TPU v6 lite", 918),
+        ("TPU v6e", 918),
+        ("TPU7x", 2307 / 2),  # two devices a chip
     ],
 )
 def test_a_name_inside_another_name_is_not_mistaken_for_it(name, tflops):
     assert tera(name, "bf16") == pytest.approx(tflops)
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("Tesla V100-SXM2-16GB", 125),
+        ("Tesla V100-SXM2-32GB", 125),
+        ("Tesla V100-SXM3-32GB", 125),
+        ("Tesla V100-PCIE-16GB", 112),
+        ("Tesla V100-PCIE-32GB", 112),
+        ("Tesla V100S-PCIE-32GB", 130),
+        ("Tesla T4", 65.1),
+        ("Quadro RTX 4000", 57),
+        ("Apple M3 Max", 14.1),
+    ],
+)
+def test_the_same_before_bf16(name, tflops):
+    assert tera(name, "fp16") == pytest.approx(tflops)
+    assert "bf16" not in lookup(name).peaks
 
 
 def test_a_board_of_several_devices_gives_each_its_share():
@@ -145,6 +216,18 @@ def test_a_mig_slice_says_so_in_its_source():
         "NVIDIA H100 MIG 1g.10gb",
         "NVIDIA RTX A3000",
         "NVIDIA T400",
+        "NVIDIA T4G",  # Amazon's, with an Arm host
+        "NVIDIA A100",
+        "NVIDIA GH200",
+        "NVIDIA L40G",
+        "NVIDIA A40-48Q",  # part of a card
+        "NVIDIA RTX 4000 SFF Ada Generation",
+        "NVIDIA RTX 4000",
+        "NVIDIA Tegra Orin",
+        "AMD Instinct MI300",
+        "Apple M3 Pro Max",
+        "TPU",
+        "TPU v5 litepod",
         "NVIDIA",
         "",
     ],
@@ -247,13 +330,31 @@ def test_torch_names_its_float8_types_as_the_table_does():
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
+        ("name = 3\naliases = []\ntflops = { fp32 = 1 }", "name must be a text, not 3"),
+        ('name = "x"\naliases = "abc"\ntflops = { fp32 = 1 }', "a list of names, not 'abc'"),
+        ('name = "x"\naliases = [3]\ntflops = { fp32 = 1 }', r"a list of names, not \[3\]"),
+        ('name = "x"\naliases = [" "]\ntflops = { fp32 = 1 }', "a list of names"),
+        ('name = "x"\naliases = []\ntflops = 3', r"x: tflops must be TFLOP/s by precision"),
+        ('name = "x"\naliases = []\ntflops = {}', r"x: tflops must be TFLOP/s by precision"),
+        ('name = "x"\naliases = []\ntflops = { fp32 = nan }', "a positive number, not nan"),
+        ('name = "x"\naliases = []\ntflops = { fp32 = inf }', "a positive number, not inf"),
+        ('name = "x"\naliases = []\ntflops = { fp32 = true }', "a positive number, not True"),
+        (
+            'name = "x"\naliases = []\ntflops = { fp32 = 1 }\nmig_slices = 0',
+            "mig_slices must be a positive number, not 0",
+        ),
+        (
+            'name = "x"\naliases = []\ntflops = { fp32 = 1 }\ndevices_per_board = 1.5',
+            "devices_per_board must be a whole number, not 1.5",
+        ),
+        ('name = "x"\naliases = []\ntflops = { fp32 = 1 }\nsource = 1', "source must be a text"),
         ('name = "x"\ntflops = { fp32 = 1 }', "x: aliases missing"),
         ('name = "x"\naliases = []\ntflops = { fp32 = 1 }\ncolour = "red"', "x: colour not known"),
         ('name = "x"\naliases = []\ntflops = { fp33 = 1 }', "not fp33"),
         ('name = "x"\naliases = []\ntflops = { fp32 = 0 }', "fp32 must be a positive number"),
         ('name = "x"\naliases = []\ntflops = { fp32 = "1" }', "must be a positive number, not '1'"),
         (
-            'name = "x"\naliases = []\ntflops = {}\ndevices_per_board = 0',
+            'name = "x"\naliases = []\ntflops = { fp32 = 1 }\ndevices_per_board = 0',
             "devices_per_board must be a positive number",
         ),
     ],
@@ -261,6 +362,33 @@ def test_torch_names_its_float8_types_as_the_table_does():
 def test_a_wrong_row_is_refused_by_name(row, complaint):
     with pytest.raises(ValueError, match=complaint):
         read_table(f"[[device]]\n{row}")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", r"a \[\[device\]\] for each device, and this one has none"),
+        ("device = 3", "has none"),
+        ("device = [1]", "has none"),
+        ("device = []", "has none"),
+        ("[device]\nname = 'x'", "has none"),  # one bracket too few
+        ("[[devices]]\nname = 'x'", r"\[\[device\]\] alone, not devices"),
+        ("[[device]", "Expected"),
+        ("name = ", "Invalid value"),
+    ],
+)
+def test_what_is_no_table_is_refused(text, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        read_table(text)
+
+
+def test_a_slice_may_have_a_row_of_its_own():
+    row = '[[device]]\nname = "{}"\naliases = ["{}"]\ntflops = {{ fp32 = {} }}\nmig_slices = 7\n'
+    text = row.format("x", "Z9", 7) + row.format("y", "Z9 MIG 1g.5gb", 1.1)
+    index = by_alias(read_table(text))
+    assert find("NVIDIA Z9 MIG 1g.5gb", index).peaks == {"fp32": 1.1e12}
+    assert find("NVIDIA Z9 MIG 2g.10gb", index).peaks == {"fp32": 2e12}  # 2 of 7
+    assert find("NVIDIA Z8 MIG 2g.10gb", index) is None
 
 
 def test_an_alias_belongs_to_one_row():
