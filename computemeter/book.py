@@ -40,11 +40,15 @@ class Sums:
     by_dtype: dict[str, int] = field(default_factory=dict)
     uncounted_ops: dict[str, int] = field(default_factory=dict)
     causal_flops: int = 0
+    contractions: int = 0
+    contraction_bytes: int = 0
 
     def add(self, other: Sums | Count, times: int = 1, per: int = 1) -> None:
         self.model_flops += _divide(other.model_flops * times, per)
         self.hardware_flops += _divide(other.hardware_flops * times, per)
         self.causal_flops += _divide(other.causal_flops * times, per)
+        self.contractions += _divide(other.contractions * times, per)
+        self.contraction_bytes += _divide(other.contraction_bytes * times, per)
         for mine, theirs in (
             (self.by_op, other.by_op),
             (self.by_dtype, other.by_dtype),
@@ -61,6 +65,8 @@ class Sums:
             self.by_dtype,
             self.uncounted_ops,
             self.causal_flops,
+            self.contractions,
+            self.contraction_bytes,
         )
 
 
@@ -124,6 +130,7 @@ class _Tally:
     variance: float = 0.0
     samples: int | None = 0
     sums: Sums = field(default_factory=Sums)
+    as_counted: Sums = field(default_factory=Sums)
 
     def add(self, entry: _Entry, *, sure: bool = True) -> None:
         """Add an entry; `sure` says whether its prediction, if it is one, still holds."""
@@ -150,6 +157,7 @@ class _Tally:
 
     def _note(self, variant: _Variant) -> None:
         self.counted += variant.counted
+        self.as_counted.add(variant.sums)
         self.variance += variant.variance()
         if variant.varies():
             self.estimated += variant.steps - variant.counted
@@ -162,6 +170,7 @@ class Totals:
     Attributes:
         steps: all of them.
         count: FLOPs and uncounted calls of all steps.
+        as_counted: of the counted steps alone, as they ran, in this process.
         counted_steps: counted as they ran.
         predicted_steps: not counted, but the counts of steps like them agree.
         estimated_steps: booked at a mean, of their key or of all steps.
@@ -176,6 +185,7 @@ class Totals:
     estimated_steps: int
     standard_error: float | None
     samples: int | None
+    as_counted: Count = field(default_factory=Count)
 
 
 class StepBook:
@@ -267,6 +277,7 @@ class StepBook:
             estimated_steps=tally.estimated,
             standard_error=sqrt(tally.variance) if tally.variance else None,
             samples=tally.samples if tally.steps else None,
+            as_counted=tally.as_counted.freeze(),
         )
 
     def formula(self) -> str | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from computemeter.records import Device
+from computemeter.event_clock import EventPairs
 
 _NANO = 1e-9
 
 
 class DeviceClock(Protocol):
     """What one framework's device says about time; no method waits for it at every step."""
+
+    def begin_step(self) -> None:
+        """Note that the host begins a step."""
 
     def end_step(self, seconds: float, *, first: bool) -> None:
         """Note that the host has ended a step.
@@ -40,24 +43,38 @@ class DeviceClock(Protocol):
 
 
 class TorchClock:
-    """Where PyTorch trains on the CPU, the work is done when the step returns.
+    """On the CPU the work is done when the step returns; elsewhere the device's events tell.
 
     Args:
-        device: what the run trains on; None before that is known.
+        device: the `torch.device` that the run trains on; None before that is known.
     """
 
-    def __init__(self, device: Callable[[], Device | None]) -> None:
-        self._device = device
+    def __init__(self, device: Callable[[], Any]) -> None:
+        self._device_of = device
+        self._device: Any = None
+        self._events: EventPairs | None = None
         self._compiled = 0.0
         self._since: float | None = _dynamo_seconds()
 
-    def end_step(self, seconds: float, *, first: bool) -> None:
-        """Do nothing: Dynamo keeps its own account."""
+    def begin_step(self) -> None:
+        """Mark the beginning of the step in the device's queue, where it has one."""
+        if self._device is None:
+            self._device = self._device_of()
+            self._events = None if self._device is None else EventPairs.on(self._device)
+        if self._events is not None:
+            self._events.begin()
+
+    def end_step(self, seconds: float, *, first: bool) -> None:  # noqa: ARG002 - others need them
+        """Mark its end."""
+        if self._events is not None:
+            self._events.end()
 
     def busy_seconds(self, step_seconds: float) -> float | None:
-        """Return the time in steps on a CPU, without compiling; others run behind the host."""
-        device = self._device()
-        if device is None or device.kind != "cpu":
+        """Return the time in steps: on a CPU the host's, without compiling, else by the events."""
+        if self._events is not None:
+            return self._events.busy_seconds()
+        device = self._device or self._device_of()
+        if device is None or device.type != "cpu":
             return None
         return max(0.0, step_seconds - (self.compile_seconds() or 0.0))
 

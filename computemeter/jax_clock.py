@@ -54,6 +54,9 @@ class JaxClock:
             self._thread.start()
         self._dispatches.put(_Dispatch(max(at, self._compiled_until), results))
 
+    def begin_step(self) -> None:
+        """Do nothing: a call of the train function may be several steps."""
+
     def end_step(self, seconds: float, *, first: bool) -> None:
         """Do nothing: the device is not done when the host is."""
 

@@ -54,6 +54,7 @@ class Journal:
         self.segment = new_segment_id()
         self._try = failures.call
         self._judged: Judgement | None = None
+        self._alerted = False
         options = reading.options
         asked = place.writes and options.trackers == "auto"
         self._loggers = place.plain_loggers if asked else ()
@@ -98,6 +99,15 @@ class Journal:
             self._try(logger.log_metrics, dict(snapshot.metrics), step=snapshot.step)
         if _changed(self._judged, snapshot.judgement):
             self._note_judgement(snapshot.judgement, snapshot.time)
+
+    def alert(self, judgement: Judgement) -> None:
+        """Raise an alert in the trackers that have them; one for each run."""
+        if self._alerted:
+            return
+        self._alerted = True
+        for sink in self._sinks:
+            if (alert := getattr(sink, "alert", None)) is not None:
+                self._try(alert, f"computemeter: {judgement.cause}", judgement.diagnosis)
 
     def close(self, status: str, snapshot: Snapshot | None, summary: Summary | None) -> int:
         """Write the end and let the sinks send what is left; return what they could not.

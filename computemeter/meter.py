@@ -12,12 +12,14 @@ from typing import Any, Self, Unpack
 
 from computemeter.book import StepBook
 from computemeter.carried import Carried
-from computemeter.clock import TrainingClock
+from computemeter.clock import TrainingClock, Window
 from computemeter.counters.signature import examples
 from computemeter.device_clock import DeviceClock, TorchClock
 from computemeter.failures import Failures
+from computemeter.host_time import HostTime
 from computemeter.journal import Journal, Place
 from computemeter.options import Options, OptionValues, check_count
+from computemeter.randomness import same_random_numbers
 from computemeter.ranks import WAIT_CLOSING, WAIT_LOGGING, Ranks, SoloRanks, torch_ranks
 from computemeter.reconcile import is_loud
 from computemeter.records import Count, Device, Judgement, Snapshot, Summary
@@ -73,17 +75,21 @@ class Meter:
         self._step: _Step | None = None
         self._counting = False
         self._steps = 0
+        self._counted_steps, self._counted_seconds = 0, 0.0
+        self._tracing_seconds = self._logging_seconds = 0.0
         self._added_flops = 0
         self._place = Place()
         self._ranks: Ranks = SoloRanks()
         self._attached = False
         self._device: Device | None = None
-        self._device_clock: DeviceClock = TorchClock(lambda: self._device)
+        self._device_clock: DeviceClock = TorchClock(
+            lambda: getattr(self._counter, "torch_device", None)
+        )
         self._carried = Carried()
         self._journal: Journal | None = None
         self._opened = False
         self._last: Snapshot | None = None
-        self._warned: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
         self.metering = True
         self._closed = False
 
@@ -126,9 +132,13 @@ class Meter:
             safely(self.log, self._steps)
 
     @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Leave the time of a block out: it is no training."""
-        self.failures.call(self.leave_out)
+    def pause(self, kind: Window = "pause") -> Iterator[None]:
+        """Leave the time of a block out: it is no training.
+
+        Args:
+            kind: "validation", "checkpoint" or "pause": what the block's time is booked as.
+        """
+        self.failures.call(self.leave_out, kind)
         try:
             yield
         finally:
@@ -136,7 +146,7 @@ class Meter:
 
     def validation(self) -> Any:
         """Leave validation out: neither its time nor its operations are training."""
-        return self.pause()
+        return self.pause("validation")
 
     def add_flops(self, flops: int) -> None:
         """Add operations that the meter cannot see, such as those of a kernel of your own.
@@ -235,6 +245,7 @@ class Meter:
             carried: of earlier segments of the run.
             device_clock: of the framework; None for PyTorch's.
         """
+        self._clock.begin()
         self._log_every = None  # the framework's own logging steps decide
         self._book.recounts = counter.recounts
         self._device_clock = device_clock or self._device_clock
@@ -252,6 +263,7 @@ class Meter:
         self._clock.start_step()
         counter = self._counter = self._counter or _torch_counter(self.failures)
         step.key, step.batch = counter.key(batch, facts), batch
+        self._device_clock.begin_step()
         if self._book.wants_count(step.key):
             step.counting = self._counting = True
             counter.start(batch)
@@ -270,6 +282,9 @@ class Meter:
         if count is not None:
             step.key = self._counter.complete(step.key)
         self._steps += 1
+        if step.counting:
+            self._counted_steps += 1
+            self._counted_seconds += seconds
         spent = seconds + counting_seconds
         first = self._book.add(step.key, count, spent, lambda: examples(step.batch), seen)
         self._device_clock.end_step(seconds, first=first)
@@ -327,9 +342,17 @@ class Meter:
             self._counting = False
             self.failures.call(self._counter.off)
 
-    def leave_out(self) -> None:
+    def start_waiting(self) -> None:
+        """Note that the training asks for its next batch."""
+        self._clock.start_waiting()
+
+    def end_waiting(self) -> None:
+        """Note that it has the batch."""
+        self._clock.end_waiting()
+
+    def leave_out(self, kind: Window = "pause") -> None:
         """Begin a time that is no training; operations within it do not count either."""
-        self._clock.leave_out()
+        self._clock.leave_out(kind)
         self._pause(True)
 
     def take_back(self) -> None:
@@ -343,9 +366,12 @@ class Meter:
 
     def log(self, step: int, loss: float | None = None) -> Snapshot:
         """Record the state under the tracker's step."""
+        began = time.perf_counter()
         self._open()
         self.failures.call(self._exchange)
-        return self._record(step, loss)
+        snapshot = self._record(step, loss)
+        self._logging_seconds += time.perf_counter() - began
+        return snapshot
 
     def _record(self, step: int, loss: float | None = None) -> Snapshot:
         reading = self._read()
@@ -353,9 +379,10 @@ class Meter:
         self._last = snapshot
         if self._journal is not None:
             self._journal.write(snapshot)
-        self._warn_of(snapshot.judgement)
+        self._tell_of(snapshot.judgement)
         return snapshot
 
+    @same_random_numbers()
     def close(self, status: str, step: int | None = None) -> None:
         """End the segment: record what came since the last logging step, close the ledger.
 
@@ -367,6 +394,7 @@ class Meter:
             return
         self._closed = True
         self.failures.call(self._drop_step)
+        self._clock.end()
         self.ensure_off()
         self.failures.call(self._open)
         self.failures.call(self._part, status)
@@ -379,6 +407,7 @@ class Meter:
         if left:
             self.failures.warn(f"{left} values did not reach the tracker; the ledger has them")
 
+    @same_random_numbers()
     def print_summary(self) -> None:
         """Print the table at the end, unless `verbose=0`."""
         if self.options.verbose and self._place.writes:
@@ -387,9 +416,12 @@ class Meter:
             print_summary(self.summary())
 
     def _open(self) -> None:
-        if self._opened:
-            return
-        self._opened = True  # first: what fails now is not tried again at every step
+        if not self._opened:
+            self._opened = True  # first: what fails now is not tried again at every step
+            self._begin_journal()
+
+    @same_random_numbers()
+    def _begin_journal(self) -> None:
         if not self._attached:
             self._ranks = self.failures.call(torch_ranks) or self._ranks
             self._place = replace(self._place, writes=self._ranks.rank == 0)
@@ -440,12 +472,22 @@ class Meter:
             self._counting = False
         except Exception as error:  # noqa: BLE001 - the step itself went well
             self.failures.record("counting", error)
-        return count, time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self._tracing_seconds += seconds
+        return count, seconds
 
-    def _warn_of(self, judgement: Judgement) -> None:
-        if is_loud(judgement) and judgement.cause not in self._warned:
-            self._warned.add(judgement.cause)
-            _LOG.warning("computemeter: %s: %s", judgement.cause, judgement.diagnosis)
+    def _tell_of(self, judgement: Judgement) -> None:
+        """Say a verdict once, when the run comes to it; loudly where a number is at fault."""
+        state = judgement.verdict, judgement.cause
+        loud = is_loud(judgement)
+        if state in self._told or not (loud or judgement.verdict in {"warn", "alarm"}):
+            return
+        self._told.add(state)
+        if not any(cause == judgement.cause for _, cause in self._told - {state}):
+            level = logging.WARNING if loud else logging.INFO
+            _LOG.log(level, "computemeter: %s: %s", judgement.cause, judgement.diagnosis)
+        if self.options.alert and self._journal and (loud or judgement.verdict == "alarm"):
+            self._journal.alert(judgement)
 
     def _read(self) -> Reading:
         ranks, note = self._ranks, self._ranks.note
@@ -455,7 +497,7 @@ class Meter:
             added_flops=self._added_flops if ranks.rank == 0 else 0,
             training_seconds=self._clock.training_seconds,
             busy_seconds=self._busy_seconds(),
-            compile_seconds=self._device_clock.compile_seconds(),
+            host=self._host_time(),
             device=self._known_device(),
             device_count=ranks.devices,
             options=self.options,
@@ -463,6 +505,24 @@ class Meter:
             parameters=self._counter.parameter_counts() if self._counter else None,
             warnings=(*self.failures.messages, *([note] if note else [])),
             metering=self.metering,
+        )
+
+    def _host_time(self) -> HostTime:
+        clock = self._clock
+        return HostTime(
+            wall=clock.wall_seconds,
+            training=clock.training_seconds,
+            steps=clock.step_seconds,
+            waiting=clock.waiting_seconds,
+            validation=clock.windows["validation"],
+            checkpoint=clock.windows["checkpoint"],
+            paused=clock.windows["pause"],
+            logging=self._logging_seconds,
+            tracing=self._tracing_seconds,
+            counted=self._counted_seconds,
+            counted_steps=self._counted_steps,
+            all_steps=self._steps,
+            compiling=self._device_clock.compile_seconds(),
         )
 
     def _known_device(self) -> Device | None:

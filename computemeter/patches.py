@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _NOTHING = object()
+
+
+def before(note: Callable[[], object]) -> Wrap:
+    """Make a wrapper that calls `note` first; what it raises stays in it."""
+
+    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            with suppress(Exception):
+                note()
+            return call(*args, **kwargs)
+
+        return noted
+
+    return wrap
 
 
 class Patches:

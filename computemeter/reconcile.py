@@ -22,6 +22,11 @@ _PLAUSIBLE_SHARE = {"cpu": 0.9}
 _PLAUSIBLE_ELSEWHERE = 0.66
 """Shares of peak that training reaches without any fault in the numbers. A CPU's matrix library
 comes near the peak; on a GPU two thirds is what the best published runs reach."""
+_COMPILING_FROM = 0.25
+"""Share of training time spent on compiling from which the run is called short."""
+_SMALL_BELOW_SECONDS = 10e-6
+"""Time of a contraction at peak below which starting it costs more than running it: a kernel launch
+takes some 5 us, and the framework's own work on an operator as long again."""
 _OPS_NAMED = 3
 
 
@@ -47,6 +52,13 @@ class Evidence:
         warn_at: divergence from which the verdict is "warn".
         alarm_at: divergence from which it is "alarm".
         device_kind: "cuda", "cpu", "mps", "xpu", "tpu".
+        stall_seconds: waiting for data; None where that was not timed by itself.
+        compile_seconds: compiling; None where it was not measured.
+        flops_per_contraction: mean over the calls in counted steps; None where not known.
+        flops_per_byte: what these calls did for each byte that they read or wrote, at least; None
+            where not known.
+        bandwidth: of the device's memory, in bytes/s; None where not known.
+        idle_accelerator: one that is there while the run is on the CPU.
     """
 
     model_flops: int
@@ -66,6 +78,12 @@ class Evidence:
     warn_at: float
     alarm_at: float
     device_kind: str
+    stall_seconds: float | None = None
+    compile_seconds: float | None = None
+    flops_per_contraction: float | None = None
+    flops_per_byte: float | None = None
+    bandwidth: float | None = None
+    idle_accelerator: str | None = None
 
 
 def mfu(flops: int, device_seconds: float, peak_flops: float | None) -> float | None:
@@ -95,7 +113,8 @@ def judge(evidence: Evidence) -> Judgement:
     The verdict comes from the divergence alone: "agree" below `warn_at`, "warn" from `warn_at`,
     "alarm" from `alarm_at`; "unknown" where a method has no number or the run has not settled.
     The cause is the first that fits, faults before facts: work above the peak, a count that is
-    incomplete, a device that waits, low utilisation. Work above the peak is a fault at any
+    incomplete, a device that waits, a run that mostly compiles, low utilisation with what explains
+    it best. Work above the peak is a fault at any
     verdict; every other "agree" has cause "none".
 
     Args:
@@ -108,6 +127,8 @@ def judge(evidence: Evidence) -> Judgement:
     case = _Case(evidence, *_compare(evidence))
     unknown = _first(_UNKNOWN, case)
     cause, diagnosis = unknown or _first(_KNOWN, case) or _low_utilization(case)
+    if evidence.idle_accelerator is not None:
+        diagnosis += f"; it runs on the CPU though {evidence.idle_accelerator} is there"
     return Judgement(
         ratio=case.ratio,
         divergence=case.divergence,
@@ -152,10 +173,19 @@ class _Case:
 
     @property
     def busy_fraction(self) -> float | None:
-        e = self.evidence
-        if e.busy_seconds is None or e.training_seconds <= 0:
-            return None
-        return e.busy_seconds / e.training_seconds
+        return self._of_training(self.evidence.busy_seconds)
+
+    @property
+    def stalled(self) -> float | None:
+        return self._of_training(self.evidence.stall_seconds)
+
+    @property
+    def compiling(self) -> float | None:
+        return self._of_training(self.evidence.compile_seconds)
+
+    def _of_training(self, seconds: float | None) -> float | None:
+        whole = self.evidence.training_seconds
+        return None if seconds is None or whole <= 0 else seconds / whole
 
 
 _Finding = tuple[Cause, str]
@@ -287,13 +317,31 @@ def _incomplete_count(case: _Case) -> _Finding | None:
 
 
 def _waiting(case: _Case) -> _Finding | None:
-    busy = case.busy_fraction
-    if busy is None or busy >= _IDLE_BELOW:
+    busy, stalled = case.busy_fraction, case.stalled
+    # A device that works while the host waits for data is not held up by it.
+    idle = stalled if busy is None else 1 - busy - (case.compiling or 0.0)
+    if idle is None or idle <= 1 - _IDLE_BELOW:
         return None
+    if stalled is not None and stalled >= idle / 2:
+        where = f"{_percent(stalled)} of the training time was spent waiting for data"
+    else:
+        where = (
+            f"{_percent(idle)} of the training time was spent outside the steps (data loading, "
+            "logging, callbacks)"
+        )
     return "input_bound", (
-        f"the methods differ {case.apart}: the count is complete, {_percent(1 - busy)} of the "
-        f"training time was spent outside the steps (data loading, logging, callbacks)"
-        f"{_within_steps(case.implied, busy)}"
+        f"the methods differ {case.apart}: the count is complete, {where}"
+        f"{_within_steps(case.implied, 1 - idle)}"
+    )
+
+
+def _mostly_compiling(case: _Case) -> _Finding | None:
+    share = case.compiling
+    if share is None or share < _COMPILING_FROM:
+        return None
+    return "short_run", (
+        f"the methods differ {case.apart}: the count is complete, {_percent(share)} of the "
+        "training time was spent compiling, which a longer run would not notice"
     )
 
 
@@ -301,8 +349,24 @@ def _low_utilization(case: _Case) -> _Finding:
     return "low_utilization", (
         f"the methods differ {case.apart}: the count is complete, this run uses "
         f"{_percent(case.implied)} of peak where {_percent(case.evidence.assumed_utilization)} is "
-        f"assumed, as small or memory-bound models do"
+        f"assumed{_why_low(case.evidence)}"
     )
+
+
+def _why_low(e: Evidence) -> str:
+    """Explain a low utilisation by the shape of the work, as far as that is known."""
+    each, intensity, peak = e.flops_per_contraction, e.flops_per_byte, e.peak_flops
+    if each and peak and each / peak < _SMALL_BELOW_SECONDS:
+        return (
+            f": its operations are small, {format_flops(each)} each, and take less than it takes "
+            "to start one; larger batches would use more"
+        )
+    if intensity and peak and e.bandwidth and intensity < peak / e.bandwidth:
+        return (
+            f": its operations wait for memory, {intensity:.3g} FLOP for each byte where this "
+            f"device needs {peak / e.bandwidth:.3g}"
+        )
+    return ", as small or memory-bound models do"
 
 
 _KNOWN: tuple[_Rule, ...] = (
@@ -311,6 +375,7 @@ _KNOWN: tuple[_Rule, ...] = (
     _high_utilization,
     _incomplete_count,
     _waiting,
+    _mostly_compiling,
 )
 
 

@@ -34,6 +34,8 @@ class Count:
         uncounted_ops: calls per operator that does arithmetic and has no formula.
         causal_flops: the part of `model_flops` that a causal mask could skip, where an operator
             was told that its mask is causal.
+        contractions: calls of the operators that were counted; 0 where a counter does not say.
+        contraction_bytes: size of what these calls read and wrote; 0 where it does not say.
     """
 
     model_flops: int = 0
@@ -42,6 +44,8 @@ class Count:
     by_dtype: Mapping[str, int] = field(default_factory=dict)
     uncounted_ops: Mapping[str, int] = field(default_factory=dict)
     causal_flops: int = 0
+    contractions: int = 0
+    contraction_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,16 @@ class Device:
         peaks: dense peak in FLOP/s by precision ("fp32", "tf32", "fp16", "bf16", "fp8", "fp4",
             "int8", "fp64"); empty where the device is unknown.
         source: where the peaks come from, or why there are none and what to do about it.
+        bandwidth: of its memory, in bytes/s; None where it is not known.
+        idle_accelerator: of a CPU, the accelerator that the framework could have used instead.
     """
 
     name: str
     kind: str
     peaks: Mapping[str, float] = field(default_factory=dict)
     source: str = ""
+    bandwidth: float | None = None
+    idle_accelerator: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,9 @@ class Summary:
         training_seconds: first step to last, stalls included, validation and checkpoints not.
         busy_seconds: the part in which the device worked on steps.
         compile_seconds: what compiling took, tracing included; part of the training seconds.
+        wall_seconds: from the beginning of the fit to its end, everything included.
+        host_seconds: the parts of `wall_seconds`: "step", "stall" (waiting for data), "validation",
+            "checkpoint", "compile", "counting" (what the meter's counting cost) and "other".
         device_seconds: training seconds x devices.
         device_name: as the framework reports it.
         device_count: devices the run trained on.
@@ -171,6 +182,8 @@ class Summary:
     training_seconds: float
     busy_seconds: float | None
     compile_seconds: float | None
+    wall_seconds: float
+    host_seconds: Mapping[str, float]
     device_seconds: float
     device_name: str
     device_count: int

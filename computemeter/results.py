@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from computemeter.book import Totals
 from computemeter.carried import Carried
 from computemeter.estimate import CPU_UTILIZATION, GPU_UTILIZATION, flops_from_gpu_time
+from computemeter.host_time import HostTime
 from computemeter.options import Options
 from computemeter.peaks import effective_peak, main_precision
 from computemeter.reconcile import Evidence, judge, mfu
-from computemeter.records import Device, Judgement, Snapshot, Summary
+from computemeter.records import Count, Device, Judgement, Snapshot, Summary
 from computemeter.units import pfs_days
 
 _NO_DEVICE = Device(name="unknown", kind="unknown", source="no operation has been counted yet")
@@ -24,6 +25,7 @@ class Reading:
     Attributes:
         totals: FLOPs, calls and samples of all processes, steps of this one.
         added_flops: what the user added by hand.
+        host: where the wall time went.
         device: None before it is known.
         device_count: devices the run trains on; each process counts the work of its own.
         parameters: (all, trained); None where they are not known.
@@ -35,7 +37,7 @@ class Reading:
     added_flops: int
     training_seconds: float
     busy_seconds: float | None
-    compile_seconds: float | None
+    host: HostTime
     device: Device | None
     device_count: int
     options: Options
@@ -168,7 +170,17 @@ def _evidence(
         warn_at=options.warn_at,
         alarm_at=options.alarm_at,
         device_kind=reading.known_device.kind,
+        stall_seconds=reading.host.waiting,
+        compile_seconds=reading.host.compiling,
+        flops_per_contraction=_per(totals.as_counted, totals.as_counted.contractions),
+        flops_per_byte=_per(totals.as_counted, totals.as_counted.contraction_bytes),
+        bandwidth=reading.known_device.bandwidth,
+        idle_accelerator=reading.known_device.idle_accelerator,
     )
+
+
+def _per(counted: Count, divisor: int) -> float | None:
+    return counted.model_flops / divisor if divisor else None
 
 
 def summarise(reading: Reading, flops_formula: str | None = None) -> Summary:
@@ -194,7 +206,9 @@ def summarise(reading: Reading, flops_formula: str | None = None) -> Summary:
         hfu=mfu(hardware, reading.device_seconds, reading.peak_flops),
         training_seconds=reading.training_seconds,
         busy_seconds=reading.busy_seconds,
-        compile_seconds=reading.compile_seconds,
+        compile_seconds=reading.host.compiling,
+        wall_seconds=reading.host.wall,
+        host_seconds=reading.host.parts(),
         device_seconds=reading.device_seconds,
         device_name=reading.known_device.name,
         device_count=reading.device_count,

@@ -25,6 +25,9 @@ class TensorflowClock:
         self._firsts: list[float] = [0, 0.0]
         self._others: list[float] = [0, 0.0]
 
+    def begin_step(self) -> None:
+        """Do nothing: the host's time is taken."""
+
     def end_step(self, seconds: float, *, first: bool) -> None:
         """Note a step's time; TensorFlow traces and compiles in the first of each kind."""
         sums = self._firsts if first else self._others

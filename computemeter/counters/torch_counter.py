@@ -113,6 +113,11 @@ class TorchCounter:
             mode, self._mode = self._mode, None
             mode.stop()
 
+    @property
+    def torch_device(self) -> torch.device | None:
+        """Where the model trains; None before that is known."""
+        return self._device
+
     def device(self) -> Device | None:
         """Describe where the model trains; None before that is known."""
         return None if self._device is None else torch_device(self._device)

@@ -48,6 +48,7 @@ class Tally:
         self._dtypes: Counter[str] = Counter()
         self._uncounted: Counter[str] = Counter()
         self._recomputed = self._causal = 0
+        self._calls = self._bytes = 0
         self._forward = self._backward = False
 
     @property
@@ -69,6 +70,8 @@ class Tally:
             by_dtype=dict(self._dtypes),
             uncounted_ops=dict(self._uncounted),
             causal_flops=self._causal,
+            contractions=self._calls,
+            contraction_bytes=self._bytes,
         )
 
     def meet(self, values: Iterable[Any]) -> None:
@@ -113,6 +116,10 @@ class Tally:
         self.device = self.device or tensors[0].device
         # Ragged batches have no shape to know them by.
         operands = [tensor for tensor in tensors if not tensor.is_nested]
+        self._calls += 1
+        self._bytes += sum(
+            each.nbytes for each in (*operands, *flat((out,), Tensor)) if _dense(each)
+        )
         if self.watch.is_recomputation(operator.name, operands):
             self._recomputed += flops.model + flops.recomputed
             return
@@ -136,6 +143,10 @@ def flat(values: Iterable[Any], kind: type[T]) -> Iterator[T]:
             yield value
         elif isinstance(value, list | tuple):
             yield from flat(value, kind)
+
+
+def _dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
 
 
 def _precision(operator: str, tensor: Tensor) -> str:

@@ -13,7 +13,7 @@ from computemeter.failures import Failures, guarded
 from computemeter.journal import Place
 from computemeter.meter import Meter
 from computemeter.options import Options, OptionValues
-from computemeter.patches import Patches
+from computemeter.patches import Patches, before
 from computemeter.ranks import torch_ranks
 from computemeter.records import Summary
 from computemeter.sinks import sink_name_of
@@ -111,7 +111,7 @@ class ComputeMeter(Callback):
     @guarded
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Validation is not training."""
-        self._meter.leave_out()
+        self._meter.leave_out("validation")
 
     @guarded
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -165,7 +165,9 @@ class ComputeMeter(Callback):
         loop = trainer.fit_loop.epoch_loop
         self._patches.wrap(loop.automatic_optimization, "run", steps.metered)
         self._patches.wrap(loop.manual_optimization, "run", steps.metered)
-        self._patches.wrap(trainer, "save_checkpoint", steps.left_out)
+        self._patches.wrap(trainer, "save_checkpoint", steps.left_out("checkpoint"))
+        self._patches.wrap(loop, "_on_before_fetch", before(self._meter.start_waiting))
+        self._patches.wrap(loop, "_on_after_fetch", before(self._meter.end_waiting))
         if not pl_module.automatic_optimization:
             for number, optimizer in enumerate(trainer.strategy._lightning_optimizers):
                 self._patches.wrap(optimizer, "step", steps.noting(number))

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from computemeter.clock import Window
 from computemeter.meter import Meter
 
 Run = Callable[..., Any]
@@ -30,7 +31,7 @@ class TrainerSteps:
 
     def metered(self, run: Run) -> Run:
         """Wrap the `run` of automatic or manual optimisation."""
-        meter, without_gradients = self._meter, self.left_out(run)
+        meter, without_gradients = self._meter, self.left_out("pause")(run)
         safely = meter.failures.call
 
         @functools.wraps(run)
@@ -50,19 +51,22 @@ class TrainerSteps:
 
         return metered
 
-    def left_out(self, call: Run) -> Run:
-        """Wrap a method whose time is not training."""
+    def left_out(self, kind: Window) -> Callable[[Run], Run]:
+        """Make a wrapper for a method whose time is not training."""
         safely, meter = self._meter.failures.call, self._meter
 
-        @functools.wraps(call)
-        def left_out(*args: Any, **kwargs: Any) -> Any:
-            safely(meter.leave_out)
-            try:
-                return call(*args, **kwargs)
-            finally:
-                safely(meter.take_back)
+        def wrap(call: Run) -> Run:
+            @functools.wraps(call)
+            def left_out(*args: Any, **kwargs: Any) -> Any:
+                safely(meter.leave_out, kind)
+                try:
+                    return call(*args, **kwargs)
+                finally:
+                    safely(meter.take_back)
 
-        return left_out
+            return left_out
+
+        return wrap
 
     def noting(self, optimizer: int) -> Callable[[Run], Run]:
         """Make a wrapper for an optimizer's `step` that notes its number when it is called."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ class WandbSink:
         # Replaced as a whole, never changed: both threads read them.
         self._latest: Mapping[str, float] = {}
         self._tags: Mapping[str, str] = {}
+        self._alerts: deque[tuple[str, str]] = deque()
         self._entry: dict[str, Any] | None = None
         self._delivery: Delivery[_Row] = Delivery(
             self._send, warn=warn or log_warning, label="W&B", interval=interval
@@ -80,6 +82,11 @@ class WandbSink:
         # Wakes the thread; the tags themselves are not queued, so a full queue never drops them.
         self._delivery.put(_Row({}, 0, 0.0))
 
+    def alert(self, title: str, text: str) -> None:
+        """Queue an alert, which W&B sends on to wherever the user has it send them."""
+        self._alerts.append((title, text))
+        self._delivery.put(_Row({}, 0, 0.0))
+
     def close(self, timeout: float = 5.0) -> int:
         """Send what is queued, for at most `timeout` seconds; return how much was not delivered."""
         return self._delivery.close(timeout)
@@ -90,6 +97,10 @@ class WandbSink:
         for row in rows:
             if self._rows and row.values:
                 self._run.log({**row.values, _STEP: row.step, "_timestamp": row.time})
+        while self._alerts:
+            title, text = self._alerts[0]
+            self._run.alert(title=title, text=text)
+            self._alerts.popleft()  # only now: what failed is sent again
         # Explicit, because a user's define_metric("*", summary="max") would make {"max": value}.
         self._run.summary.update({**self._latest, _ENTRY: self._facts()})
 

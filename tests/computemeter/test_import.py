@@ -159,3 +159,23 @@ except ImportError as error:
     print(error)
 """
     assert run(code) == "No module named 'a_module_that_is_missing'"
+
+
+RANDOM = """
+import random, sys
+import torch
+from computemeter import Meter
+
+random.seed(0)
+before = random.getstate()
+with Meter(ledger=None, trackers="auto") as meter:
+    with meter.step(torch.ones(2, 3)):
+        torch.ones(2, 3) @ torch.ones(3, 4)
+assert "rich" in sys.modules
+assert random.getstate() == before
+"""
+
+
+def test_the_first_line_and_the_table_draw_no_random_numbers():
+    # rich draws from Python's generator when it is imported, which is in the middle of a run.
+    assert "Compute of this run" in run(RANDOM)

@@ -12,6 +12,7 @@ import os
 import random
 import weakref
 from contextlib import nullcontext
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 
@@ -311,7 +312,10 @@ def test_a_summary_in_the_middle_changes_nothing():
     with quiet() as meter:
         for batch in batches(*[BATCH] * 10):
             train(meter, net(), [batch])
-            assert meter.summary() == meter.summary()
+            first, second = meter.summary(), meter.summary()
+            # Time goes by; nothing else does.
+            passed = {"wall_seconds": 0.0, "host_seconds": {}}
+            assert replace(first, **passed) == replace(second, **passed)
     assert meter.summary().model_flops == 10 * BATCH * PER_EXAMPLE
 
 
@@ -473,7 +477,6 @@ def test_an_unknown_device_has_no_method_2_and_no_zero(hands, monkeypatch):
     assert summary.device_name == "Mystery 1"
     assert summary.peak_flops is summary.pfs_days_gpu_time is None
     assert summary.ratio is summary.divergence is summary.mfu is summary.hfu is None
-    assert summary.busy_seconds is None
     assert (summary.verdict, summary.cause) == ("unknown", "no_peak")
     assert "Mystery 1" in summary.diagnosis
     assert meter.state_dict()["gpu_time_flops"] is None
@@ -988,6 +991,30 @@ def test_the_flops_of_a_step_that_was_never_counted_are_not_zero(monkeypatch):
     with quiet() as meter:
         train(meter, net(), batches(*[BATCH] * 5))
     assert meter.summary().flops_per_step is None
+
+
+class Alarm(ListSink):
+    def __init__(self):
+        super().__init__()
+        self.alerts = []
+
+    def alert(self, title, text):
+        self.alerts.append((title, text))
+
+
+@pytest.mark.parametrize("alert", [True, False])
+def test_an_alarm_is_raised_once_and_where_it_is_asked_for(hands, alert, caplog):
+    caplog.set_level(logging.INFO, logger="computemeter")
+    sink = Alarm()
+    # 1,152 FLOP an example on a device of 1 PFLOP/s: very little of its peak.
+    options = {"peak_flops": 1e15, "settle_steps": 2, "settle_seconds": 0, "alert": alert}
+    meter = on_clock(quiet(trackers=[sink], log_every=1, **options), hands)
+    steps_on(meter, hands, 6)
+    meter.close("finished")
+    assert [title for title, _ in sink.alerts] == ["computemeter: low_utilization"] * alert
+    # Said once, and not as a warning.
+    said = [record for record in caplog.records if "low_utilization" in record.message]
+    assert [record.levelno for record in said] == [logging.INFO]
 
 
 def test_a_tracker_that_always_fails_harms_nobody(unmetered, tmp_path):

@@ -451,3 +451,82 @@ def test_the_examples_of_the_docstrings_run():
     results = doctest.testmod(reconcile)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+# What explains a low utilisation, and time lost elsewhere
+
+
+def test_time_lost_to_the_data_loader_is_named_by_itself():
+    # 10 % of peak; 39 s in steps and 55 s waiting for data: 10 / 39 = 26 % within the steps
+    judgement = judged(model_flops=10**13, busy_seconds=39.0, stall_seconds=55.0)
+    assert judgement.cause == "input_bound"
+    assert judgement.diagnosis == (
+        "the methods differ 3.30x: the count is complete, 55 % of the training time was spent "
+        "waiting for data; within them it uses 26 % of peak"
+    )
+
+
+def test_a_short_wait_for_data_is_not_blamed_for_a_long_idleness():
+    judgement = judged(model_flops=10**13, busy_seconds=39.0, stall_seconds=5.0)
+    assert judgement.cause == "input_bound"
+    assert "outside the steps" in judgement.diagnosis
+
+
+def test_a_host_that_waits_for_data_does_not_hold_up_a_busy_device():
+    assert judged(model_flops=10**13, busy_seconds=90.0, stall_seconds=80.0).cause == (
+        "low_utilization"
+    )
+
+
+def test_without_a_device_clock_the_wait_for_data_is_the_evidence():
+    judgement = judged(model_flops=10**13, busy_seconds=None, stall_seconds=60.0)
+    assert judgement.cause == "input_bound"
+    assert "60 % of the training time was spent waiting for data" in judgement.diagnosis
+
+
+@pytest.mark.parametrize(("seconds", "cause"), [(24.0, "low_utilization"), (25.0, "short_run")])
+def test_a_run_that_mostly_compiles_is_a_short_one(seconds, cause):
+    assert judged(model_flops=10**13, compile_seconds=seconds).cause == cause
+
+
+def test_compiling_is_said_with_its_share():
+    assert judged(model_flops=10**13, compile_seconds=40.0).diagnosis == (
+        "the methods differ 3.30x: the count is complete, 40 % of the training time was spent "
+        "compiling, which a longer run would not notice"
+    )
+
+
+def test_small_operations_explain_a_low_utilisation():
+    # 2 MFLOP at 1 TFLOP/s take 2 us; starting one takes longer
+    judgement = judged(model_flops=10**13, flops_per_contraction=2e6, flops_per_byte=1.0)
+    assert judgement.cause == "low_utilization"
+    assert "its operations are small, 2 MFLOP each, and take less than" in judgement.diagnosis
+
+
+def test_waiting_for_memory_explains_a_low_utilisation():
+    # 1 TFLOP/s over 100 GB/s: a byte must be used for 10 FLOP
+    facts = {"model_flops": 10**13, "flops_per_contraction": 1e9, "bandwidth": 1e11}
+    judgement = judged(**facts, flops_per_byte=4.0)
+    assert judgement.cause == "low_utilization"
+    assert judgement.diagnosis.endswith(
+        ": its operations wait for memory, 4 FLOP for each byte where this device needs 10"
+    )
+    assert "memory," not in judged(**facts, flops_per_byte=10.0).diagnosis
+
+
+def test_an_accelerator_that_stands_idle_is_named_whatever_the_verdict():
+    for flops in (33 * 10**12, 10**13):
+        judgement = judged(model_flops=flops, device_kind="cpu", idle_accelerator="NVIDIA L4")
+        assert judgement.diagnosis.endswith("; it runs on the CPU though NVIDIA L4 is there")
+
+
+def test_faults_come_before_everything_that_explains_a_low_utilisation():
+    judgement = judged(
+        model_flops=10**13,
+        uncounted_ops={"mylib::attention": 3},
+        busy_seconds=10.0,
+        stall_seconds=80.0,
+        compile_seconds=50.0,
+        flops_per_contraction=1.0,
+    )
+    assert judgement.cause == "count_suspect"

@@ -796,3 +796,9 @@ def test_counting_changes_no_bit_and_no_random_state():
     assert torch.equal(state, same_state)
     pairs = zip(gradients, same_gradients, strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_what_a_product_reads_and_writes():
+    # Of 4 bytes each: 6 and 12 elements read, 8 written.
+    count = Meter.count(torch.mm, torch.ones(2, 3), torch.ones(3, 4))
+    assert (count.contractions, count.contraction_bytes) == (1, 4 * (6 + 12 + 8))

@@ -11,6 +11,7 @@ from small_runs import BATCH, FLOPS_PER_EXAMPLE, INPUTS
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from computemeter.clock import TrainingClock
 from computemeter.ledger import read_ledger
 from computemeter.lightning import ComputeMeter
 from computemeter_lightning._callback import _UNUSED_BATCH_HOOKS
@@ -72,24 +73,75 @@ def test_sanity_check_and_validation_are_no_training(small):
     assert callback.summary().model_flops == 4 * BATCH * FLOPS_PER_EXAMPLE
 
 
-def test_validation_and_checkpoint_time_are_taken_out(small):
-    callback = meter()
-    seconds = iter(range(10_000))
+def test_where_the_wall_time_of_a_fit_goes(small, tmp_path):
+    callback, hands = meter(), Hands()
 
     class Waits(small.Module):
+        def training_step(self, *args):
+            hands.wait(2)
+            return super().training_step(*args)
+
         def validation_step(self, batch, batch_idx):
-            for _ in range(100):
-                next(seconds)
+            hands.wait(100)
 
-    class Began(small.pl.Callback):
+    class Slow(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                hands.wait(30)
+                yield batch
+
+    class Hooks(small.pl.Callback):
         def on_fit_start(self, trainer, pl_module):
-            callback._meter._clock.now = lambda: float(next(seconds))
+            callback._meter._clock = TrainingClock(now=hands)
+            callback._meter._clock.begin()
+            hands.wait(7)
 
-    trainer = small.trainer(callback, Began(), num_sanity_val_steps=0, val_check_interval=2)
-    trainer.fit(Waits(), small.data(4 * BATCH), small.data(BATCH))
-    # The clock is read twice a step and twice a validation: 4 steps span 0..9 on it, of which the
-    # one validation between two steps takes 101.
-    assert callback.summary().training_seconds == 8.0
+        def on_train_batch_start(self, *_):
+            hands.wait(1)
+
+        def on_save_checkpoint(self, *_):
+            hands.wait(50)
+
+    trainer = small.trainer(
+        callback,
+        Hooks(),
+        small.pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=2),
+        num_sanity_val_steps=0,
+        val_check_interval=2,
+        enable_checkpointing=True,
+    )
+    trainer.fit(Waits(), Slow(small.data(4 * BATCH)), small.data(BATCH))
+    summary = callback.summary()
+    # Four batches of 30 s, four steps of 2 s, a callback's second before each, checkpoints and
+    # validation after the second and the fourth step.
+    assert summary.host_seconds == pytest.approx(
+        {
+            "step": 4 * 2,
+            "stall": 4 * 30,
+            "validation": 2 * 100,
+            "checkpoint": 2 * 50,
+            "compile": 0,
+            "counting": 0,
+            "other": 7 + 4 * 1,
+        },
+        abs=0.1,  # the meter's own work is timed by the real clock
+    )
+    assert sum(summary.host_seconds.values()) == pytest.approx(summary.wall_seconds, rel=0.01)
+    # First step to last: the first batch and what came before it are not training.
+    assert summary.training_seconds == 4 * 2 + 3 * 30 + 3 * 1
+
+
+class Hands:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self):
+        self.time = 0.0
+
+    def __call__(self):
+        return self.time
+
+    def wait(self, seconds):
+        self.time += seconds
 
 
 def test_gradient_accumulation_counts_micro_batches(small):

@@ -210,3 +210,13 @@ def test_a_run_that_is_finished_costs_one_warning(run, monkeypatch):
     sink.log({"compute/pfs_days": 1.0}, step=0, time=TIME)
     assert sink.close(0.3) == 1
     assert len(warnings) == 1
+
+
+def test_an_alert_reaches_the_run_once(run):
+    sink = WandbSink(run, interval=0.05)
+    sink.alert("computemeter: count_suspect", "3 calls have no formula")
+    assert sink.close(SOON) == 0
+    alerts = [record.alert for record in records(run) if record.HasField("alert")]
+    assert [(each.title, each.text) for each in alerts] == [
+        ("computemeter: count_suspect", "3 calls have no formula")
+    ]

@@ -1,0 +1,80 @@
+"""Where a fit's wall time goes on the host: parts that add up to the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostTime:
+    """What was timed on the host; all in seconds.
+
+    Attributes:
+        wall: from the beginning of the fit to its end.
+        training: from the first step to the last, what is no training taken out.
+        steps: in steps.
+        waiting: for data; None where that could not be seen, and what passes between two steps
+            stands for it.
+        validation: outside training.
+        checkpoint: writing checkpoints, outside training.
+        paused: left out by the user.
+        logging: recording what was measured, between steps.
+        tracing: counting outside of steps, by tracing them.
+        counted: in steps that were counted as they ran.
+        counted_steps: how many these were.
+        all_steps: counted or not.
+        compiling: in steps; None where it is not known.
+    """
+
+    wall: float
+    training: float
+    steps: float
+    waiting: float | None
+    validation: float
+    checkpoint: float
+    paused: float
+    logging: float
+    tracing: float
+    counted: float
+    counted_steps: int
+    all_steps: int
+    compiling: float | None
+
+    @property
+    def counting(self) -> float:
+        """What counting cost: tracing, and by how much counted steps took longer than others.
+
+        A run's first step is a counted one, so what a framework does once for all (allocating,
+        choosing kernels) is in here too.
+        """
+        plain_steps = self.all_steps - self.counted_steps
+        if not self.counted_steps or not plain_steps:
+            return self.tracing
+        usual = (self.steps - self.counted) / plain_steps
+        longer = self.counted - self.counted_steps * usual - (self.compiling or 0.0)
+        return self.tracing + max(0.0, longer)
+
+    @property
+    def stall(self) -> float:
+        """Waiting for data; where that cannot be seen, everything between two steps but our own."""
+        if self.waiting is not None:
+            return self.waiting
+        return max(0.0, self.training - self.steps - self.logging - self.tracing)
+
+    def parts(self) -> dict[str, float]:
+        """Return the parts of the wall time, in seconds: they add up to it.
+
+        "step" (plain training), "stall", "validation", "checkpoint", "compile", "counting" and
+        "other" (setting up, callbacks, logging, pauses).
+        """
+        compiling = self.compiling or 0.0
+        in_steps = self.counting - self.tracing
+        parts = {
+            "step": max(0.0, self.steps - compiling - in_steps),
+            "stall": self.stall,
+            "validation": self.validation,
+            "checkpoint": self.checkpoint,
+            "compile": compiling,
+            "counting": self.counting,
+        }
+        return {**parts, "other": max(0.0, self.wall - sum(parts.values()))}

@@ -1,0 +1,98 @@
+"""Each cause of a divergence, provoked in a real run of a real Trainer."""
+
+import time
+
+import pytest
+import torch
+import torch._dynamo  # its import is not what is measured here
+from small_runs import INPUTS
+from torch import nn
+
+from computemeter.lightning import ComputeMeter
+
+# The verdict is asked for at once: 2 steps and no second to settle.
+SETTLED = {"settle_steps": 2, "settle_seconds": 0, "ledger": None, "trackers": None, "verbose": 0}
+
+
+def run(small, module=None, data=None, steps=40, **options):
+    meter = ComputeMeter(**{**SETTLED, **options})
+    trainer = small.trainer(meter, max_epochs=-1, max_steps=steps)
+    trainer.fit(module or small.Module(), data or small.data(64))
+    return meter.summary()
+
+
+def test_a_slow_data_loader_is_input_bound(small):
+    class Slow(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                time.sleep(0.2)
+                yield batch
+
+    summary = run(small, data=Slow(small.data(64)), steps=12)
+    assert (summary.verdict, summary.cause) == ("alarm", "input_bound")
+    assert "of the training time was spent waiting for data" in summary.diagnosis
+    assert summary.host_seconds["stall"] >= 12 * 0.2
+
+
+@torch.library.custom_op("computemeter_tests::hidden_product", mutates_args=())
+def hidden_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Multiply where no dispatch mode can see what it is made of."""
+    return torch.from_numpy(left.detach().numpy() @ right.detach().numpy())
+
+
+def test_an_operator_without_a_formula_makes_the_count_suspect(small, caplog):
+    class Module(small.Module):
+        def training_step(self, batch, batch_idx):
+            hidden_product(batch[0], torch.ones(12, 12))
+            return self.loss(batch)
+
+    summary = run(small, Module())
+    assert (summary.verdict, summary.cause) == ("alarm", "count_suspect")
+    assert summary.uncounted_ops == {"computemeter_tests::hidden_product": 40}
+    assert "computemeter_tests::hidden_product (40 calls)" in summary.diagnosis
+    assert summary.diagnosis in caplog.text or "count_suspect" in caplog.text
+
+
+def test_a_peak_that_is_too_low_is_suspect(small, caplog):
+    summary = run(small, peak_flops=1_000)
+    assert (summary.verdict, summary.cause) == ("alarm", "peak_suspect")
+    assert "the peak is too low or the count too high" in summary.diagnosis
+    assert summary.mfu is None
+    assert len([each for each in caplog.messages if "peak_suspect" in each]) == 1
+
+
+def test_a_tiny_model_uses_little_and_its_small_operations_are_named(small, caplog):
+    summary = run(small)
+    assert (summary.verdict, summary.cause) == ("alarm", "low_utilization")
+    # 5 products a step of 8 examples x 1,152 FLOP.
+    assert "its operations are small, 1.84 KFLOP each" in summary.diagnosis
+    loud = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert not [each for each in loud if each.name == "computemeter"]
+
+
+def test_ten_steps_are_too_short_to_judge(small):
+    summary = run(small, steps=10, settle_steps=50)
+    assert (summary.verdict, summary.cause) == ("unknown", "short_run")
+    assert "10 steps" in summary.diagnosis
+
+
+def test_compiling_explains_a_short_run(small):
+    class Module(small.Module):
+        def __init__(self):
+            super().__init__()
+            # Many layers to trace and little to compute; Dynamo alone, without a compiler.
+            layers = [nn.Linear(INPUTS, INPUTS) for _ in range(60)]
+            self.net = torch.compile(nn.Sequential(*layers), backend="eager")
+
+    torch.compiler.reset()
+    summary = run(small, Module(), steps=10)
+    assert (summary.verdict, summary.cause) == ("alarm", "short_run")
+    assert "of the training time was spent compiling" in summary.diagnosis
+    assert summary.compile_seconds == summary.host_seconds["compile"] > 0
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_run_of_no_step_and_of_one(small, steps):
+    summary = run(small, steps=steps, settle_steps=0)
+    assert (summary.verdict, summary.cause) == ("unknown", "short_run")
+    assert summary.mfu is None or 0 < summary.mfu < 1
