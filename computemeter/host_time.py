@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from computemeter.clock import TrainingClock
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostTime:
@@ -78,3 +80,42 @@ class HostTime:
             "counting": self.counting,
         }
         return {**parts, "other": max(0.0, self.wall - sum(parts.values()))}
+
+
+class HostTimer:
+    """Adds up what the clock of a run does not know: what metering itself takes.
+
+    Attributes:
+        logging: seconds spent on recording.
+        tracing: seconds spent on counting outside of steps.
+    """
+
+    def __init__(self) -> None:
+        self.logging = self.tracing = 0.0
+        self._steps = self._counted_steps = 0
+        self._counted = 0.0
+
+    def note_step(self, seconds: float, *, counted: bool) -> None:
+        """Add a step that has run."""
+        self._steps += 1
+        if counted:
+            self._counted_steps += 1
+            self._counted += seconds
+
+    def read(self, clock: TrainingClock, compiling: float | None) -> HostTime:
+        """Return what was timed, with what the run's clock and its device's clock know."""
+        return HostTime(
+            wall=clock.wall_seconds,
+            training=clock.training_seconds,
+            steps=clock.step_seconds,
+            waiting=clock.waiting_seconds,
+            validation=clock.windows["validation"],
+            checkpoint=clock.windows["checkpoint"],
+            paused=clock.windows["pause"],
+            logging=self.logging,
+            tracing=self.tracing,
+            counted=self._counted,
+            counted_steps=self._counted_steps,
+            all_steps=self._steps,
+            compiling=compiling,
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,17 +15,16 @@ from computemeter.clock import TrainingClock, Window
 from computemeter.counters.signature import examples
 from computemeter.device_clock import DeviceClock, TorchClock
 from computemeter.failures import Failures
-from computemeter.host_time import HostTime
+from computemeter.host_time import HostTimer
 from computemeter.journal import Journal, Place
 from computemeter.options import Options, OptionValues, check_count
 from computemeter.randomness import same_random_numbers
 from computemeter.ranks import WAIT_CLOSING, WAIT_LOGGING, Ranks, SoloRanks, torch_ranks
-from computemeter.reconcile import is_loud
-from computemeter.records import Count, Device, Judgement, Snapshot, Summary
+from computemeter.records import Count, Device, Snapshot, Summary
 from computemeter.results import Reading, summarise, take_snapshot
+from computemeter.telling import Telling
 
 _OUT_OF_MEMORY = {"OutOfMemoryError", "MemoryError"}
-_LOG = logging.getLogger("computemeter")
 
 
 @dataclass(slots=True)
@@ -75,8 +73,7 @@ class Meter:
         self._step: _Step | None = None
         self._counting = False
         self._steps = 0
-        self._counted_steps, self._counted_seconds = 0, 0.0
-        self._tracing_seconds = self._logging_seconds = 0.0
+        self._host = HostTimer()
         self._added_flops = 0
         self._place = Place()
         self._ranks: Ranks = SoloRanks()
@@ -89,7 +86,7 @@ class Meter:
         self._journal: Journal | None = None
         self._opened = False
         self._last: Snapshot | None = None
-        self._told: set[tuple[str, str]] = set()
+        self._telling = Telling(alert=self.options.alert)
         self.metering = True
         self._closed = False
 
@@ -282,9 +279,8 @@ class Meter:
         if count is not None:
             step.key = self._counter.complete(step.key)
         self._steps += 1
-        if step.counting:
-            self._counted_steps += 1
-            self._counted_seconds += seconds
+        # A trace is made when the step is over, and takes none of its time.
+        self._host.note_step(seconds, counted=step.counting and self._counter.recounts)
         spent = seconds + counting_seconds
         first = self._book.add(step.key, count, spent, lambda: examples(step.batch), seen)
         self._device_clock.end_step(seconds, first=first)
@@ -370,7 +366,7 @@ class Meter:
         self._open()
         self.failures.call(self._exchange)
         snapshot = self._record(step, loss)
-        self._logging_seconds += time.perf_counter() - began
+        self._host.logging += time.perf_counter() - began
         return snapshot
 
     def _record(self, step: int, loss: float | None = None) -> Snapshot:
@@ -379,7 +375,8 @@ class Meter:
         self._last = snapshot
         if self._journal is not None:
             self._journal.write(snapshot)
-        self._tell_of(snapshot.judgement)
+        known = reading.no_count_reason is not None
+        self._telling.hear(snapshot.judgement, self._journal, known=known)
         return snapshot
 
     @same_random_numbers()
@@ -473,21 +470,8 @@ class Meter:
         except Exception as error:  # noqa: BLE001 - the step itself went well
             self.failures.record("counting", error)
         seconds = time.perf_counter() - began
-        self._tracing_seconds += seconds
+        self._host.tracing += seconds
         return count, seconds
-
-    def _tell_of(self, judgement: Judgement) -> None:
-        """Say a verdict once, when the run comes to it; loudly where a number is at fault."""
-        state = judgement.verdict, judgement.cause
-        loud = is_loud(judgement)
-        if state in self._told or not (loud or judgement.verdict in {"warn", "alarm"}):
-            return
-        self._told.add(state)
-        if not any(cause == judgement.cause for _, cause in self._told - {state}):
-            level = logging.WARNING if loud else logging.INFO
-            _LOG.log(level, "computemeter: %s: %s", judgement.cause, judgement.diagnosis)
-        if self.options.alert and self._journal and (loud or judgement.verdict == "alarm"):
-            self._journal.alert(judgement)
 
     def _read(self) -> Reading:
         ranks, note = self._ranks, self._ranks.note
@@ -497,7 +481,7 @@ class Meter:
             added_flops=self._added_flops if ranks.rank == 0 else 0,
             training_seconds=self._clock.training_seconds,
             busy_seconds=self._busy_seconds(),
-            host=self._host_time(),
+            host=self._host.read(self._clock, self._device_clock.compile_seconds()),
             device=self._known_device(),
             device_count=ranks.devices,
             options=self.options,
@@ -505,24 +489,8 @@ class Meter:
             parameters=self._counter.parameter_counts() if self._counter else None,
             warnings=(*self.failures.messages, *([note] if note else [])),
             metering=self.metering,
-        )
-
-    def _host_time(self) -> HostTime:
-        clock = self._clock
-        return HostTime(
-            wall=clock.wall_seconds,
-            training=clock.training_seconds,
-            steps=clock.step_seconds,
-            waiting=clock.waiting_seconds,
-            validation=clock.windows["validation"],
-            checkpoint=clock.windows["checkpoint"],
-            paused=clock.windows["pause"],
-            logging=self._logging_seconds,
-            tracing=self._tracing_seconds,
-            counted=self._counted_seconds,
-            counted_steps=self._counted_steps,
-            all_steps=self._steps,
-            compiling=self._device_clock.compile_seconds(),
+            dtype=getattr(self._counter, "dtype", None),
+            no_count_reason=getattr(self._counter, "problem", None),
         )
 
     def _known_device(self) -> Device | None:

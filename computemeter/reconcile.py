@@ -9,11 +9,13 @@ warning, and most work here goes into not raising one for the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from computemeter.evidence import Evidence
 from computemeter.records import Cause, Judgement, Verdict
 from computemeter.units import format_compute, format_flops, format_seconds
+from computemeter.wording import called, counted, name_ops, percent, times
 
 _LOUD: frozenset[Cause] = frozenset({"count_suspect", "peak_suspect"})
 _IDLE_BELOW = 0.5
@@ -27,63 +29,6 @@ _COMPILING_FROM = 0.25
 _SMALL_BELOW_SECONDS = 10e-6
 """Time of a contraction at peak below which starting it costs more than running it: a kernel launch
 takes some 5 us, and the framework's own work on an operator as long again."""
-_OPS_NAMED = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What `judge` looks at: plain numbers, all over the same segments of a run.
-
-    Attributes:
-        model_flops: method 1, operations without recomputation.
-        gpu_time_flops: method 2; None where no peak is known.
-        hardware_flops: method 1 with recomputation.
-        device_seconds: training seconds x devices.
-        training_seconds: first step to last, validation and checkpoints taken out.
-        busy_seconds: the part spent in steps; None where it was not measured.
-        steps: training steps that ran.
-        peak_flops: dense peak of one device in FLOP/s; None where unknown.
-        assumed_utilization: share of peak that method 2 assumes.
-        uncounted_ops: calls per operator that does arithmetic and has no formula.
-        settled: whether the run is past `settle_steps` and `settle_seconds`.
-        settle_steps: steps before which there is no verdict.
-        settle_seconds: training seconds before which there is no verdict.
-        no_peak_reason: why no peak is known and what to do about it.
-        warn_at: divergence from which the verdict is "warn".
-        alarm_at: divergence from which it is "alarm".
-        device_kind: "cuda", "cpu", "mps", "xpu", "tpu".
-        stall_seconds: waiting for data; None where that was not timed by itself.
-        compile_seconds: compiling; None where it was not measured.
-        flops_per_contraction: mean over the calls in counted steps; None where not known.
-        flops_per_byte: what these calls did for each byte that they read or wrote, at least; None
-            where not known.
-        bandwidth: of the device's memory, in bytes/s; None where not known.
-        idle_accelerator: one that is there while the run is on the CPU.
-    """
-
-    model_flops: int
-    gpu_time_flops: int | None
-    hardware_flops: int
-    device_seconds: float
-    training_seconds: float
-    busy_seconds: float | None
-    steps: int
-    peak_flops: float | None
-    assumed_utilization: float
-    uncounted_ops: Mapping[str, int]
-    settled: bool
-    settle_steps: int
-    settle_seconds: float
-    no_peak_reason: str
-    warn_at: float
-    alarm_at: float
-    device_kind: str
-    stall_seconds: float | None = None
-    compile_seconds: float | None = None
-    flops_per_contraction: float | None = None
-    flops_per_byte: float | None = None
-    bandwidth: float | None = None
-    idle_accelerator: str | None = None
 
 
 def mfu(flops: int, device_seconds: float, peak_flops: float | None) -> float | None:
@@ -157,7 +102,7 @@ class _Case:
 
     @property
     def apart(self) -> str:
-        return _times(self.divergence or 1.0)
+        return times(self.divergence or 1.0)
 
     def share_of_peak(self, flops: int) -> float:
         e = self.evidence
@@ -231,12 +176,12 @@ def _nothing_counted(case: _Case) -> _Finding | None:
     e = case.evidence
     if e.model_flops > 0:
         return None
-    reason = (
-        f"{_name_ops(e.uncounted_ops)} without a formula"
-        if _called(e.uncounted_ops)
+    reason = e.no_count_reason or (
+        f"{name_ops(e.uncounted_ops)} without a formula"
+        if called(e.uncounted_ops)
         else "no matmul, convolution or attention ran where the meter could see it"
     )
-    return "count_suspect", f"nothing was counted in {_count(e.steps, 'step')}: {reason}"
+    return "count_suspect", f"nothing was counted in {counted(e.steps, 'step')}: {reason}"
 
 
 def _no_peak(case: _Case) -> _Finding | None:
@@ -251,7 +196,7 @@ def _not_settled(case: _Case) -> _Finding | None:
     e = case.evidence
     if e.settled and e.steps > 1 and case.ratio is not None:
         return None
-    so_far = f"{_count(e.steps, 'step')} in {format_seconds(e.training_seconds)}"
+    so_far = f"{counted(e.steps, 'step')} in {format_seconds(e.training_seconds)}"
     # A run that settled and still cannot be judged has one step or no time: say no more than that.
     when = "" if e.settled else f": it settles after {_settling(e)}"
     return "short_run", f"the run is too short to judge at {so_far}{when}"
@@ -273,7 +218,7 @@ def _above_peak(case: _Case) -> _Finding | None:
     if share <= 1:
         return None
     return "peak_suspect", (
-        f"the work {work} is {_times(share)} what the hardware can do at {_peak(e)}, "
+        f"the work {work} is {times(share)} what the hardware can do at {_peak(e)}, "
         f"so the peak is too low or the count too high: {_what_to_check(e)}"
     )
 
@@ -295,24 +240,24 @@ def _high_utilization(case: _Case) -> _Finding | None:
         return None
     if case.implied <= _PLAUSIBLE_SHARE.get(e.device_kind, _PLAUSIBLE_ELSEWHERE):
         return "none", (
-            f"the methods differ {case.apart} because this run uses {_percent(case.implied)} of "
-            f"peak where {_percent(e.assumed_utilization)} is assumed, as large products and "
+            f"the methods differ {case.apart} because this run uses {percent(case.implied)} of "
+            f"peak where {percent(e.assumed_utilization)} is assumed, as large products and "
             f"convolutions do{_left_out(e)}"
         )
     return "peak_suspect", (
-        f"this would be {_percent(case.implied)} of peak where "
-        f"{_percent(e.assumed_utilization)} is assumed: possible where large matrix products fill "
+        f"this would be {percent(case.implied)} of peak where "
+        f"{percent(e.assumed_utilization)} is assumed: possible where large matrix products fill "
         f"the device, else {_peak(e)} is too low for what ran; {_what_to_check(e)}"
     )
 
 
 def _incomplete_count(case: _Case) -> _Finding | None:
     e = case.evidence
-    if not _called(e.uncounted_ops):
+    if not called(e.uncounted_ops):
         return None
     return "count_suspect", (
         f"the methods differ {case.apart} and the count is incomplete: "
-        f"{_name_ops(e.uncounted_ops)} without a formula"
+        f"{name_ops(e.uncounted_ops)} without a formula"
     )
 
 
@@ -323,10 +268,10 @@ def _waiting(case: _Case) -> _Finding | None:
     if idle is None or idle <= 1 - _IDLE_BELOW:
         return None
     if stalled is not None and stalled >= idle / 2:
-        where = f"{_percent(stalled)} of the training time was spent waiting for data"
+        where = f"{percent(stalled)} of the training time was spent waiting for data"
     else:
         where = (
-            f"{_percent(idle)} of the training time was spent outside the steps (data loading, "
+            f"{percent(idle)} of the training time was spent outside the steps (data loading, "
             "logging, callbacks)"
         )
     return "input_bound", (
@@ -340,7 +285,7 @@ def _mostly_compiling(case: _Case) -> _Finding | None:
     if share is None or share < _COMPILING_FROM:
         return None
     return "short_run", (
-        f"the methods differ {case.apart}: the count is complete, {_percent(share)} of the "
+        f"the methods differ {case.apart}: the count is complete, {percent(share)} of the "
         "training time was spent compiling, which a longer run would not notice"
     )
 
@@ -348,7 +293,7 @@ def _mostly_compiling(case: _Case) -> _Finding | None:
 def _low_utilization(case: _Case) -> _Finding:
     return "low_utilization", (
         f"the methods differ {case.apart}: the count is complete, this run uses "
-        f"{_percent(case.implied)} of peak where {_percent(case.evidence.assumed_utilization)} is "
+        f"{percent(case.implied)} of peak where {percent(case.evidence.assumed_utilization)} is "
         f"assumed{_why_low(case.evidence)}"
     )
 
@@ -402,45 +347,16 @@ def _within_steps(implied: float, busy: float) -> str:
     # the busy time is wrong, and a wrong number is no evidence.
     if not 0 < implied <= busy:
         return ""
-    return f"; within them it uses {_percent(implied / busy)} of peak"
+    return f"; within them it uses {percent(implied / busy)} of peak"
 
 
 def _settling(e: Evidence) -> str:
-    steps = [_count(e.settle_steps, "step")] if e.settle_steps > 0 else []
+    steps = [counted(e.settle_steps, "step")] if e.settle_steps > 0 else []
     seconds = [format_seconds(e.settle_seconds)] if e.settle_seconds > 0 else []
     return " and ".join(steps + seconds) or "its second step"
 
 
 def _left_out(e: Evidence) -> str:
-    if not _called(e.uncounted_ops):
+    if not called(e.uncounted_ops):
         return ""
-    return f"; the count leaves out {_name_ops(e.uncounted_ops)}"
-
-
-def _called(ops: Mapping[str, int]) -> list[tuple[str, int]]:
-    # By calls, then by name: the same run must give the same sentence every time.
-    return sorted(
-        ((name, calls) for name, calls in ops.items() if calls > 0),
-        key=lambda item: (-item[1], item[0]),
-    )
-
-
-def _name_ops(ops: Mapping[str, int]) -> str:
-    called = _called(ops)
-    named = [f"{name} ({_count(calls, 'call')})" for name, calls in called[:_OPS_NAMED]]
-    if more := len(called) - len(named):
-        named.append(f"{more} more")
-    return ", ".join(named[:-1]) + " and " + named[-1] if len(named) > 1 else named[0]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _times(factor: float) -> str:
-    return f"{factor:.2f}x" if factor < 9.995 else f"{factor:,.0f}x"
-
-
-def _percent(share: float) -> str:
-    percent = 100 * share
-    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:#.2g} %"
+    return f"; the count leaves out {name_ops(e.uncounted_ops)}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from computemeter.book import Totals
 from computemeter.carried import Carried
 from computemeter.estimate import CPU_UTILIZATION, GPU_UTILIZATION, flops_from_gpu_time
+from computemeter.evidence import Evidence
 from computemeter.host_time import HostTime
 from computemeter.options import Options
 from computemeter.peaks import effective_peak, main_precision
-from computemeter.reconcile import Evidence, judge, mfu
+from computemeter.reconcile import judge, mfu
 from computemeter.records import Count, Device, Judgement, Snapshot, Summary
 from computemeter.units import pfs_days
 
@@ -31,6 +33,8 @@ class Reading:
         parameters: (all, trained); None where they are not known.
         warnings: what went wrong inside the meter.
         metering: False where the meter could not be attached to the training.
+        dtype: that the model computes in, as far as the counter knows without having counted.
+        no_count_reason: why nothing can be counted.
     """
 
     totals: Totals
@@ -45,6 +49,8 @@ class Reading:
     parameters: tuple[int, int] | None
     warnings: tuple[str, ...] = ()
     metering: bool = True
+    dtype: str | None = None
+    no_count_reason: str | None = None
 
     @property
     def measured(self) -> bool:
@@ -74,7 +80,16 @@ class Reading:
     @property
     def peak_flops(self) -> float | None:
         """Dense peak of one device in FLOP/s at the precisions used."""
-        return effective_peak(self.totals.count.by_dtype, self.known_device.peaks)
+        by_dtype = self.totals.count.by_dtype or self._dtype_without_a_count
+        return effective_peak(by_dtype, self.known_device.peaks)
+
+    @property
+    def _dtype_without_a_count(self) -> dict[str, int]:
+        if self.no_count_reason is None:
+            return {}
+        # A peak of the user's is the same at every precision.
+        dtype = self.dtype or ("float32" if isinstance(self.options.peak_flops, Real) else None)
+        return {} if dtype is None else {dtype: 1}
 
     @property
     def assumed_utilization(self) -> float:
@@ -167,6 +182,7 @@ def _evidence(
         settle_steps=options.settle_steps,
         settle_seconds=options.settle_seconds,
         no_peak_reason=reading.known_device.source,
+        no_count_reason=reading.no_count_reason,
         warn_at=options.warn_at,
         alarm_at=options.alarm_at,
         device_kind=reading.known_device.kind,

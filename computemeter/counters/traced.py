@@ -8,6 +8,7 @@ from typing import Any
 from computemeter.counters.signature import signature
 from computemeter.families import StepKey
 from computemeter.records import Count, Device
+from computemeter.sinks import describe
 
 
 class TracedCounter:
@@ -21,6 +22,10 @@ class TracedCounter:
         parameters: returns the numbers of parameters and of those trained; None before they are
             known.
         warn: takes one line when tracing fails.
+        dtype: that the model computes in, for method 2 where tracing fails.
+
+    Attributes:
+        problem: why nothing can be counted; None while all is well.
     """
 
     recounts = False
@@ -31,11 +36,14 @@ class TracedCounter:
         device: Callable[[], Device | None],
         parameters: Callable[[], tuple[int, int] | None],
         warn: Callable[[str], None],
+        dtype: str | None = None,
     ) -> None:
         self.device, self.parameter_counts = device, parameters
+        self.dtype = dtype
+        self.problem: str | None = None
         self._trace, self._warn = trace, warn
         self._batch: Any = None
-        self._counting = self._broken = False
+        self._counting = False
 
     def key(self, batch: Any, facts: Hashable) -> StepKey:
         """Name the step by what decides how much work it is."""
@@ -47,7 +55,7 @@ class TracedCounter:
 
     def start(self, batch: Any) -> None:
         """Remember the batch of the step to count."""
-        self._batch, self._counting = batch, not self._broken
+        self._batch, self._counting = batch, self.problem is None
 
     def stop(self) -> Count | None:
         """Trace the step that has run; None where that cannot be done, and then never again."""
@@ -58,12 +66,8 @@ class TracedCounter:
         try:
             return self._trace(batch)
         except Exception as error:  # noqa: BLE001 - the trace runs the user's code
-            self._broken = True
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            self._warn(
-                "the training step cannot be traced, so its operations are unknown and method 2 "
-                f"stands alone: {reason}"
-            )
+            self.problem = f"the training step cannot be traced ({describe(error)})"
+            self._warn(f"{self.problem}: its operations are unknown, method 2 stands alone")
             return None
 
     def pause(self, paused: bool) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from computemeter import reconcile
 from computemeter.appendix import load_appendix
-from computemeter.reconcile import Evidence, is_loud, judge, mfu
+from computemeter.evidence import Evidence
+from computemeter.reconcile import is_loud, judge, mfu
 from computemeter.records import Judgement
 from computemeter.units import PFS_DAY
 

@@ -1,0 +1,41 @@
+"""Says a verdict once, when a run comes to it."""
+
+from __future__ import annotations
+
+import logging
+
+from computemeter.journal import Journal
+from computemeter.reconcile import is_loud
+from computemeter.records import Judgement
+
+_LOG = logging.getLogger("computemeter")
+
+
+class Telling:
+    """Tells of verdicts that are worth a line, each cause once; never at every step.
+
+    Args:
+        alert: whether to raise one alert in the trackers, for a fault or an alarm.
+    """
+
+    def __init__(self, *, alert: bool) -> None:
+        self._alert = alert
+        self._causes: set[str] = set()
+
+    def hear(self, judgement: Judgement, journal: Journal | None, *, known: bool = False) -> None:
+        """Take the judgement of a logging step.
+
+        Args:
+            judgement: as it is now.
+            journal: where an alert goes.
+            known: its reason has been warned of already.
+        """
+        loud = is_loud(judgement) and not known
+        if not loud and judgement.verdict not in {"warn", "alarm"}:
+            return
+        if self._alert and journal is not None and (loud or judgement.verdict == "alarm"):
+            journal.alert(judgement)
+        if judgement.cause not in self._causes:
+            self._causes.add(judgement.cause)
+            level = logging.WARNING if loud else logging.INFO
+            _LOG.log(level, "computemeter: %s: %s", judgement.cause, judgement.diagnosis)
