@@ -80,8 +80,9 @@ class ComputeMeter(keras.callbacks.Callback):
         self._fit: Fit | None = None
         self._resume = ResumeFile(None)
         self._trained: ref[Any] | None = None
-        self._restored: Carried | None = None
+        self._restored: tuple[Carried, int] | None = None
         self._snapshot: Snapshot | None = None
+        self._logs: Any = None
         self._steps_before = 0
         self._epoch = 0
 
@@ -95,7 +96,7 @@ class ComputeMeter(keras.callbacks.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's totals, for a checkpoint of your own."""
-        return self._meter.state_dict()
+        return self._state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let the next fit go on from the totals of an earlier one.
@@ -103,7 +104,7 @@ class ComputeMeter(keras.callbacks.Callback):
         Raises:
             ValueError: the state was written by a newer version, or is none.
         """
-        self._restored = Carried.from_state(state)
+        self._restored = Carried.from_state(state), int(state.get("steps", 0))
 
     @contextmanager
     def training(self, model: Any) -> Iterator[None]:
@@ -136,10 +137,12 @@ class ComputeMeter(keras.callbacks.Callback):
         self._end("failed")  # a fit that raised has not said that it ended
         model, callbacks = self._model, _callback_list(self)
         same = self._trained is not None and self._trained() is model
-        carried = self._restored or (Carried.from_state(self._meter.state_dict()) if same else None)
-        self._steps_before = self._steps_so_far() if same else 0
+        if same and self._restored is None:
+            self.load_state_dict(self._state())
+        carried, self._steps_before = self._restored or (None, 0)
         self._epoch = self._epoch if same else 0
-        self._restored, self._snapshot, self._trained = None, None, ref(model)
+        self._restored, self._snapshot, self._logs = None, None, None
+        self._trained = ref(model)
         self._meter = Meter(**self._options)
         self._meter.failures = self.failures
         # Until the model is wrapped nothing is measured, and a zero would say that it was.
@@ -187,8 +190,13 @@ class ComputeMeter(keras.callbacks.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files and threads behind, so that the callback can be copied."""
-        fresh = {"_meter": Meter(**self._options), "_fit": None, "_trained": None}
-        return {**self.__dict__, **fresh, "_resume": ResumeFile(None), "_model": None}
+        bound = ("_meter", "_fit", "_resume", "_trained", "_logs", "_model")
+        return {**self.__dict__, **dict.fromkeys(bound)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin with a meter of its own."""
+        self.__dict__.update(state)
+        self._meter, self._resume = Meter(**self._options), ResumeFile(None)
 
     def _begin(self, model: Any, callbacks: Any, carried: Carried | None) -> None:
         if not isinstance(model, keras.Model):
@@ -199,7 +207,8 @@ class ComputeMeter(keras.callbacks.Callback):
         writes = ranks.rank == 0
         self._resume = ResumeFile(_backup_among(callbacks), writes=writes)
         resumed = self.failures.call(self._resume.read)
-        self._steps_before = self._resume.steps if resumed else self._steps_before
+        if resumed:
+            self._steps_before, self._epoch = self._resume.steps, 0
         self._meter.attach(
             backend.counter,
             Place(folder=Path.cwd(), name=model.name, writes=writes),
@@ -221,19 +230,22 @@ class ComputeMeter(keras.callbacks.Callback):
             return
         fit.unwrap()
         step = self._epoch if self._every is None else self._steps_so_far()
+        self.failures.call(self._log_rest, step)
         self.failures.call(self._meter.close, status, step)
-        if status == "finished":
-            self.failures.call(self._resume.remove)
-        else:
-            self.failures.call(lambda: self._resume.write(self._state()))
+        self.failures.call(lambda: self._resume.end(self._state(), finished=status == "finished"))
 
     def _after_call(self, logs: Any) -> None:
         """Log, if that is done by batches; one call may have been several of them."""
+        self._logs = logs
         if self._every is None:
             return
-        before = 0 if self._snapshot is None else self._snapshot.steps
-        if self._meter.steps // self._every > before // self._every:
+        if self._meter.steps // self._every > self._steps_logged() // self._every:
             self._log(self._steps_so_far(), logs)
+
+    def _log_rest(self, step: int) -> None:
+        """Log what came since the last logging step."""
+        if self._meter.steps > self._steps_logged():
+            self._log(step, self._logs)
 
     def _log(self, step: int, logs: Any) -> None:
         loss = logs.get("loss") if isinstance(logs, Mapping) else None
@@ -242,6 +254,9 @@ class ComputeMeter(keras.callbacks.Callback):
     def _saved(self, path: object) -> None:
         if self._resume.is_backup(path):
             self._resume.write(self._state(), backed_up=True)
+
+    def _steps_logged(self) -> int:
+        return 0 if self._snapshot is None else self._snapshot.steps
 
     def _steps_so_far(self) -> int:
         return self._steps_before + self._meter.steps

@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from computemeter.carried import Carried
+from computemeter.sinks import describe
 
 _SUFFIX = ".computemeter.json"
+
+_newest: WeakValueDictionary[Path, ResumeFile] = WeakValueDictionary()
+"""Who writes each file: a fit that raised may be ended when the next one has long begun."""
 
 
 class ResumeFile:
@@ -32,7 +37,10 @@ class ResumeFile:
         folder = None if backup is None else os.fspath(backup.backup_dir).rstrip("/")
         # Beside the folder and not in it: Keras deletes that at the end.
         self._path = None if folder is None else Path(folder + _SUFFIX)
-        self._writes = writes and self._path is not None
+        self._keeps = not getattr(backup, "delete_checkpoint", True)
+        self._writes = writes
+        if self._path is not None:
+            _newest[self._path] = self
         self._backed_up: Mapping[str, Any] | None = None
         self.steps = 0
 
@@ -47,13 +55,22 @@ class ResumeFile:
         """
         if self._path is None or not self._path.exists():
             return None
-        state = json.loads(self._path.read_text(encoding="utf-8"))
+        try:
+            return self._read(json.loads(self._path.read_text(encoding="utf-8")))
+        except Exception as error:  # noqa: BLE001 - a damaged file may hold anything
+            raise ValueError(
+                f"{self._path}: the compute of the resumed run is not in it, and is counted "
+                f"from here on ({describe(error)})"
+            ) from None
+
+    def _read(self, state: Any) -> Carried | None:
         latest, backed_up = Carried.from_state(state["latest"]), state["backed_up"]
         restored = self._weights is not None and Path(self._weights).exists()
         if backed_up is None or not restored:
             return None if backed_up else replace(latest, run_flops=0)
-        self._backed_up, self.steps = backed_up, backed_up["steps"]
-        return replace(latest, run_flops=Carried.from_state(backed_up).run_flops)
+        carried = replace(latest, run_flops=Carried.from_state(backed_up).run_flops)
+        self._backed_up, self.steps = backed_up, int(backed_up["steps"])
+        return carried
 
     def is_backup(self, path: object) -> bool:
         """Say whether a file that weights are saved to is the model's backup."""
@@ -66,7 +83,7 @@ class ResumeFile:
             state: of the meter.
             backed_up: the model has just been backed up.
         """
-        if not self._writes or self._path is None:
+        if self._path is None or not self._may_write():
             return
         if backed_up:
             self._backed_up = dict(state)
@@ -77,7 +94,15 @@ class ResumeFile:
             os.fsync(file.fileno())
         new.replace(self._path)
 
-    def remove(self) -> None:
-        """The fit has ended well: there is nothing to resume."""
-        if self._writes and self._path is not None:
+    def end(self, state: Mapping[str, Any], *, finished: bool) -> None:
+        """Leave what there is to resume: nothing after a fit that ended well.
+
+        Unless its backup is kept: then the next fit starts from that.
+        """
+        if not finished or self._keeps:
+            self.write(state)
+        elif self._path is not None and self._may_write():
             self._path.unlink(missing_ok=True)
+
+    def _may_write(self) -> bool:
+        return self._writes and self._path is not None and _newest.get(self._path) is self
