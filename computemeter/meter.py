@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self, Unpack
 
+from computemeter.activity import RunActivity
 from computemeter.book import StepBook
 from computemeter.carried import Carried
 from computemeter.clock import TrainingClock, Window
@@ -79,9 +80,8 @@ class Meter:
         self._ranks: Ranks = SoloRanks()
         self._attached = False
         self._device: Device | None = None
-        self._device_clock: DeviceClock = TorchClock(
-            lambda: getattr(self._counter, "torch_device", None)
-        )
+        self._device_clock: DeviceClock = TorchClock(self._torch_device)
+        self._activity = RunActivity(self._torch_device)
         self._carried = Carried()
         self._journal: Journal | None = None
         self._opened = False
@@ -365,6 +365,7 @@ class Meter:
         began = time.perf_counter()
         self._open()
         self.failures.call(self._exchange)
+        self.failures.call(self._activity.sample, self._clock.training_seconds)
         snapshot = self._record(step, loss)
         self._host.logging += time.perf_counter() - began
         return snapshot
@@ -397,6 +398,7 @@ class Meter:
         self.failures.call(self._part, status)
         self.failures.call(self._record_last, self._steps if step is None else step)
         self.failures.call(self._device_clock.close)
+        self.failures.call(self._activity.close)
         if self._journal is None:
             return
         summary = self.failures.call(self.summary)
@@ -489,9 +491,14 @@ class Meter:
             parameters=self._counter.parameter_counts() if self._counter else None,
             warnings=(*self.failures.messages, *([note] if note else [])),
             metering=self.metering,
+            measured_utilization=self._activity.share,
+            utilization_source=self._activity.source,
             dtype=getattr(self._counter, "dtype", None),
             no_count_reason=getattr(self._counter, "problem", None),
         )
+
+    def _torch_device(self) -> Any:
+        return getattr(self._counter, "torch_device", None)
 
     def _known_device(self) -> Device | None:
         if self._device is None and self._counter is not None:

@@ -145,6 +145,10 @@ class Summary:
         peak_flops: dense peak of one device in FLOP/s at the precision used.
         precision: precision of most of the FLOPs ("fp32").
         assumed_utilization: the share of peak that method 2 assumes.
+        measured_utilization: share of the training in which the device's tensor pipes were active,
+            where that can be read; an upper bound of the share of peak.
+        utilization_source: where that comes from.
+        pfs_days_gpu_time_measured: method 2 with the measured share in place of the assumed one.
         uncounted_ops: calls per operator that does arithmetic and has no formula.
         flops_formula: closed form of a step's FLOPs where one is known.
         by_op: model FLOPs per operator.
@@ -190,6 +194,9 @@ class Summary:
     peak_flops: float | None
     precision: str | None
     assumed_utilization: float
+    measured_utilization: float | None
+    utilization_source: str | None
+    pfs_days_gpu_time_measured: float | None
     uncounted_ops: Mapping[str, int]
     flops_formula: str | None
     by_op: Mapping[str, int]

@@ -33,6 +33,8 @@ class Reading:
         parameters: (all, trained); None where they are not known.
         warnings: what went wrong inside the meter.
         metering: False where the meter could not be attached to the training.
+        measured_utilization: share of the training in which the tensor pipes were active.
+        utilization_source: where that comes from.
         dtype: that the model computes in, as far as the counter knows without having counted.
         no_count_reason: why nothing can be counted.
     """
@@ -49,6 +51,8 @@ class Reading:
     parameters: tuple[int, int] | None
     warnings: tuple[str, ...] = ()
     metering: bool = True
+    measured_utilization: float | None = None
+    utilization_source: str | None = None
     dtype: str | None = None
     no_count_reason: str | None = None
 
@@ -108,6 +112,14 @@ class Reading:
         return flops_from_gpu_time(
             self.device_count, self.training_seconds, self.peak_flops, self.assumed_utilization
         )
+
+    @property
+    def pfs_days_measured(self) -> float | None:
+        """Method 2 over this segment with the measured utilisation in place of the assumed one."""
+        if self.gpu_time_flops is None or self.measured_utilization is None:
+            return None
+        share = self.measured_utilization / self.assumed_utilization
+        return pfs_days(round(self.gpu_time_flops * share))
 
     @property
     def run_gpu_time_flops(self) -> int | None:
@@ -231,6 +243,9 @@ def summarise(reading: Reading, flops_formula: str | None = None) -> Summary:
         peak_flops=reading.peak_flops,
         precision=main_precision(totals.count.by_dtype),
         assumed_utilization=reading.assumed_utilization,
+        measured_utilization=reading.measured_utilization,
+        utilization_source=reading.utilization_source,
+        pfs_days_gpu_time_measured=reading.pfs_days_measured,
         uncounted_ops=totals.count.uncounted_ops,
         flops_formula=flops_formula,
         by_op=totals.count.by_op,

@@ -66,6 +66,8 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("time", _time(summary)),
         ("mostly", _largest(summary)),
     ]
+    if summary.pfs_days_gpu_time_measured is not None:
+        rows.insert(2, ("the same, measured use", _measured(summary)))
     if summary.causal_flops and summary.model_flops:
         share = summary.causal_flops / summary.model_flops
         rows.append(("causal masks could skip", f"{share:.0%} of the operations"))
@@ -93,6 +95,12 @@ def _gpu_time(summary: Summary) -> str:
         f"{summary.assumed_utilization:.2g}",
     )
     return f"{format_pfs_days(summary.pfs_days_gpu_time or 0)} = {' x '.join(factors)}"
+
+
+def _measured(summary: Summary) -> str:
+    figure = format_pfs_days(summary.pfs_days_gpu_time_measured or 0)
+    share = 100 * (summary.measured_utilization or 0)
+    return f"{figure} at {share:.3g} % ({summary.utilization_source})"
 
 
 def _verdict(summary: Summary) -> str:

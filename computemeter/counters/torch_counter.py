@@ -12,6 +12,7 @@ from torch.nn.parameter import Parameter, UninitializedParameter
 
 from computemeter.counters.signature import signature
 from computemeter.counters.torch_breakdown import Owner, by_module
+from computemeter.counters.torch_graphs import ReplayWatch
 from computemeter.counters.torch_mode import CountingMode
 from computemeter.counters.torch_tally import Tally
 from computemeter.devices import torch_device
@@ -47,6 +48,7 @@ class TorchCounter:
         self._device = device
         self._warn = warn
         self._mode: CountingMode | None = None
+        self._replays = ReplayWatch()
         self._counts: tuple[int, int] | None = None
         self._owners: Mapping[Owner, int] = {}
 
@@ -64,15 +66,17 @@ class TorchCounter:
 
     def start(self, _batch: Any = None) -> None:
         """Begin to count a step as it runs."""
+        self._replays = ReplayWatch()
+        self._replays.start()
         self._mode = CountingMode(self._alive(), learning=not self._given)
         self._mode.start()
 
     def stop(self) -> Count | None:
         """End the count; None where it shows nothing.
 
-        A step without any contraction was not seen (a replayed graph), and one with a backward
-        pass alone was seen in part (a forward pass in other threads, as DataParallel's): both are
-        unknown, not zero and not less.
+        A step without any contraction was not seen. One that replays a CUDA graph, or shows a
+        backward pass alone (a forward pass in other threads, as DataParallel's), was seen in part.
+        All are unknown, not zero and not less.
 
         Raises:
             Exception: what went wrong inside the counting.
@@ -81,6 +85,7 @@ class TorchCounter:
         if mode is None:
             return None
         mode.stop()
+        self._replays.stop()
         tally = mode.tally
         self._learn(tally)
         for name, why in tally.unreadable.items():
@@ -92,6 +97,8 @@ class TorchCounter:
                 "a step showed a backward pass and no forward pass: it is not counted, as work "
                 "in other threads (DataParallel) cannot be seen"
             )
+            return None
+        if self._replays.replayed:
             return None
         count = tally.count()
         return count if count.model_flops or count.uncounted_ops else None
@@ -112,6 +119,7 @@ class TorchCounter:
         if self._mode is not None:
             mode, self._mode = self._mode, None
             mode.stop()
+            self._replays.stop()
 
     @property
     def torch_device(self) -> torch.device | None:

@@ -1065,3 +1065,37 @@ def test_a_dict_with_attributes_is_a_batch_like_any_other():
     with quiet() as meter:
         train(meter, net(), [AttributeDict(batch) for batch in batches(*[BATCH] * 3)])
     assert meter.summary().model_flops == 3 * BATCH * PER_EXAMPLE
+
+
+class Graph:
+    """Stands in for `torch.cuda.CUDAGraph`, of which a build for the CPU has an empty shell."""
+
+    def replay(self):
+        return "replayed"
+
+
+def test_a_step_that_replays_a_cuda_graph_is_unknown_and_not_less(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    replay = Graph.replay
+    with quiet() as meter:
+        for _ in range(3):
+            with meter.step():
+                torch.ones(2, 3) @ torch.ones(3, 4)  # beside the graph
+                assert Graph().replay() == "replayed"
+    assert meter.summary().model_flops is None
+    assert meter.summary().cause == "count_suspect"
+    assert Graph.replay is replay
+
+
+def test_a_step_that_was_counted_before_it_became_a_graph_stays_counted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    with quiet() as meter:
+        for number in range(100):  # several recounts fall into these
+            with meter.step():
+                if number == 0:
+                    torch.ones(2, 3) @ torch.ones(3, 4)
+                else:
+                    Graph().replay()
+    assert meter.summary().model_flops == 100 * 48

@@ -34,6 +34,9 @@ SUMMARY = Summary(
     peak_flops=1e12,
     precision="fp32",
     assumed_utilization=0.33,
+    measured_utilization=None,
+    utilization_source=None,
+    pfs_days_gpu_time_measured=None,
     uncounted_ops={},
     flops_formula=None,
     by_op={"aten::mm": 100 * 10**12, "aten::addmm": 17 * 10**12},
@@ -228,3 +231,15 @@ def test_the_start_says_why_there_will_be_no_gpu_time(capsys):
         "computemeter: metering on 8 x Odd GPU; GPU time will be unknown: "
         '"Odd GPU" is not in the table; pass peak_flops=\n'
     )
+
+
+def test_a_measured_utilisation_stands_beside_the_assumed_one():
+    summary = replace(
+        SUMMARY,
+        measured_utilization=0.41,
+        utilization_source="NVML GPM",
+        pfs_days_gpu_time_measured=2.5e-5,
+    )
+    assert "the same, measured use" in str(summary)
+    assert "2.5e-5 pfs-days at 41 % (NVML GPM)" in str(summary)
+    assert "measured use" not in str(SUMMARY)
