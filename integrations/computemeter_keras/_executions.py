@@ -27,13 +27,21 @@ class Executions:
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.SUM,
             )
-        self._seen = [0, 0]
-        self._full = 0
         self.call = self._make(model)
 
     @classmethod
     def of(cls, model: Any, usual: Any) -> Executions:
-        """Return those of the model's train function, made once for each."""
+        """Return those of the model's train function, made once for each.
+
+        Raises:
+            NotImplementedError: the train function is not Keras's own, so it cannot be made anew.
+        """
+        code = getattr(usual, "__code__", None)
+        if "multi_step_on_iterator" not in getattr(code, "co_freevars", ()):
+            raise NotImplementedError(
+                "several steps to an execution are metered in Keras's own train function, and this "
+                "model has another"
+            )
         known = vars(model).get(_ATTRIBUTE)
         if isinstance(known, Executions) and known.usual is usual:
             return known
@@ -42,15 +50,59 @@ class Executions:
         vars(model)[_ATTRIBUTE] = made
         return made
 
-    def sizes(self) -> list[int]:
+    def total(self) -> tuple[int, int]:
+        """Return how many steps ran, and how many examples they had, over all replicas."""
+        steps, examples = (int(each) for each in self._total())
+        return steps // self._strategy.num_replicas_in_sync, examples
+
+    def _total(self) -> Any:
+        if self._strategy.num_replicas_in_sync == 1:
+            return self._sums.numpy()
+        return self._strategy.reduce("SUM", self._sums, axis=None).numpy()
+
+    def _make(self, model: Any) -> Callable[..., Any]:
+        step, sums = model.train_step, self._sums
+
+        def train_step(data: Any) -> Any:
+            sums.assign_add(tf.stack([tf.constant(1, tf.int64), _examples_in(data)]))
+            return step(data)
+
+        # The model must not keep it: Keras binds the step when it makes the function.
+        vars(model)["train_step"] = train_step
+        try:
+            model.make_train_function(force=True)
+            made: Callable[..., Any] = model.train_function
+            return made
+        finally:
+            del vars(model)["train_step"]
+            model.train_function = self.usual
+
+
+class Sizes:
+    """The batch sizes of one fit's steps, as its executions go by.
+
+    Args:
+        executions: of the model; what ran in them before is not this fit's.
+    """
+
+    def __init__(self, executions: Executions) -> None:
+        self._executions = executions
+        self._seen = executions.total()
+        self._full = 0
+
+    def new(self) -> list[int]:
         """Return the batch sizes of the steps since the last call, over all replicas.
 
         Their number and sum are known; a batch that is not full comes last.
+
+        Raises:
+            ValueError: the batches have no examples that could be told.
         """
-        now = [int(each) for each in self._total()]
-        steps = (now[0] - self._seen[0]) // self._strategy.num_replicas_in_sync
-        examples = now[1] - self._seen[1]
+        now = self._executions.total()
+        steps, examples = now[0] - self._seen[0], now[1] - self._seen[1]
         self._seen = now
+        if steps and not examples:
+            raise ValueError("the data has no dense tensor, so the size of a batch is not known")
         return self._split(steps, examples)
 
     def _split(self, steps: int, examples: int) -> list[int]:
@@ -63,25 +115,10 @@ class Executions:
             return [each + (step < more) for step in range(steps)]
         return [self._full] * (steps - 1) + [rest]
 
-    def _total(self) -> Any:
-        if self._strategy.num_replicas_in_sync == 1:
-            return self._sums.numpy()
-        return self._strategy.reduce("SUM", self._sums, axis=None).numpy()
 
-    def _make(self, model: Any) -> Callable[..., Any]:
-        step, sums = model.train_step, self._sums
-
-        def train_step(data: Any) -> Any:
-            examples = tf.shape(tf.nest.flatten(data)[0], tf.int64)[0]
-            sums.assign_add(tf.stack([tf.constant(1, tf.int64), examples]))
-            return step(data)
-
-        # The model must not keep it: Keras binds the step when it makes the function.
-        vars(model)["train_step"] = train_step
-        try:
-            model.make_train_function(force=True)
-            made: Callable[..., Any] = model.train_function
-            return made
-        finally:
-            del vars(model)["train_step"]
-            model.train_function = self.usual
+def _examples_in(data: Any) -> Any:
+    """Return how many examples a batch has: the first dimension of its first tensor with one."""
+    for leaf in tf.nest.flatten(data):
+        if isinstance(leaf, tf.Tensor) and leaf.shape.rank != 0:
+            return tf.shape(leaf, tf.int64)[0]
+    return tf.constant(0, tf.int64)

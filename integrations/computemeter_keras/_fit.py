@@ -12,6 +12,8 @@ from computemeter.patches import Patches
 
 Call = Callable[..., Any]
 
+_FIT = "_computemeter_fit"
+
 
 class Fit:
     """What the wrapped train function tells the meter; nothing of it raises.
@@ -22,6 +24,11 @@ class Fit:
         executed: called with the logs of each call of the train function.
         saved: called with where the model or its weights have been saved.
         ended: called with the status when the training has failed.
+
+    Attributes:
+        safely: calls a function; what it raises is the meter's own trouble.
+        wrapper: the train function while this fit goes on.
+        over: it has ended.
     """
 
     def __init__(
@@ -34,11 +41,19 @@ class Fit:
     ) -> None:
         self._meter, self._model = meter, model
         self._executed, self._saved, self._ended = executed, saved, ended
-        self._safely = meter.failures.call
+        self.safely = meter.failures.call
         self._patches = Patches()
         # Each fit has a History of its own, which the model points to.
         self._history = vars(model).get("history")
-        self._over = False
+        self.over = False
+        self.wrapper: Call | None = None
+
+    @staticmethod
+    def of(call: Any) -> Fit | None:
+        """Return the fit that made this train function by wrapping another; None: not a meter's."""
+        fit = getattr(call, _FIT, None)
+        # Wrapping copies attributes: somebody else's wrap around a meter's is not the meter's.
+        return fit if isinstance(fit, Fit) and fit.wrapper is call else None
 
     def wrap(self, metered: Callable[[Call], Call]) -> None:
         """Wrap the train function, and what saves the model: that is no training.
@@ -46,31 +61,54 @@ class Fit:
         Args:
             metered: makes the backend's train function one that tells this object of its steps.
         """
+        stale = Fit.of(vars(self._model).get("train_function"))
+        if stale is not None:  # or another meter's, in the same fit
+            stale.is_over()
         self._patches.wrap(self._model, "train_function", self._unless_over(metered))
         for name in ("save", "save_weights"):
             self._patches.wrap(self._model, name, self._left_out)
 
     def unwrap(self) -> None:
         """Leave the model as it was found."""
-        self._over = True
-        self._safely(self._patches.remove)
+        self.over = True
+        self.safely(self.take_off)
+
+    def take_off(self) -> None:
+        """Take the wraps off; within another meter's, leave that to it, for it ends later."""
+        outer = Fit.of(vars(self._model).get("train_function"))
+        if outer is not None and outer is not self:
+            return
+        self._patches.remove()
+        inner = Fit.of(vars(self._model).get("train_function"))
+        if inner is not None and inner.over:
+            inner.take_off()
+
+    def is_over(self) -> bool:
+        """Say whether another fit runs by now: one that raised cannot tell its callbacks."""
+        if not self.over and vars(self._model).get("history") is not self._history:
+            self.safely(self._ended, "failed")
+        return self.over
 
     def begin(self, batch: Any, facts: Hashable = ()) -> None:
         """Begin a step."""
-        self._safely(self._meter.start_step, batch, facts)
+        self.safely(self._meter.start_step, batch, facts)
 
     def end(self) -> None:
         """End the step that has begun, if one has."""
-        self._safely(self._meter.end_step)
+        self.safely(self._meter.end_step)
         self._meter.ensure_off()
 
     def begin_execution(self) -> None:
         """Begin a call that runs several steps."""
-        self._safely(self._meter.start_execution)
+        self.safely(self._meter.start_execution)
 
-    def end_execution(self, batches: Sequence[Any]) -> None:
-        """End it, knowing what it ran."""
-        self._safely(self._meter.end_execution, batches)
+    def end_execution(self, batches: Callable[[], Sequence[Any]]) -> None:
+        """End it.
+
+        Args:
+            batches: finds out what it ran.
+        """
+        self.safely(lambda: self._meter.end_execution(batches()))
 
     def _unless_over(self, metered: Callable[[Call], Call]) -> Callable[[Call], Call]:
         def wrap(call: Call) -> Call:
@@ -78,47 +116,43 @@ class Fit:
 
             @functools.wraps(call)
             def train_function(*args: Any) -> Any:
-                if self._is_over():
+                if self.is_over():
                     return call(*args)
                 try:
                     result = watched(*args)
                 except StopIteration:  # the data has ended, and the epoch with it
-                    self._safely(self._meter.break_off, StopIteration())
+                    self.safely(self._meter.break_off, StopIteration())
                     raise
                 except BaseException as error:
                     self._fail(error)
                     raise
                 # On JAX the model's state comes with the logs.
                 logs = result[0] if isinstance(result, tuple) else result
-                self._safely(self._executed, logs)
+                self.safely(self._executed, logs)
                 return result
 
+            setattr(train_function, _FIT, self)
+            self.wrapper = train_function
             return train_function
 
         return wrap
 
-    def _is_over(self) -> bool:
-        """Say whether another fit runs by now: one that raised cannot tell its callbacks."""
-        if not self._over and vars(self._model).get("history") is not self._history:
-            self._safely(self._ended, "failed")
-        return self._over
-
     def _fail(self, error: BaseException) -> None:
-        self._safely(self._meter.break_off, error)
+        self.safely(self._meter.break_off, error)
         self._meter.ensure_off()
         if type(error).__name__ != "OutOfRangeError":  # TensorFlow's way to end the data
             interrupted = isinstance(error, KeyboardInterrupt)
-            self._safely(self._ended, "interrupted" if interrupted else "failed")
+            self.safely(self._ended, "interrupted" if interrupted else "failed")
 
     def _left_out(self, call: Call) -> Call:
         @functools.wraps(call)
         def left_out(*args: Any, **kwargs: Any) -> Any:
-            self._safely(self._meter.leave_out)
+            self.safely(self._meter.leave_out)
             try:
                 result = call(*args, **kwargs)
             finally:
-                self._safely(self._meter.take_back)
-            self._safely(self._saved, kwargs.get("filepath", args[0] if args else None))
+                self.safely(self._meter.take_back)
+            self.safely(self._saved, kwargs.get("filepath", args[0] if args else None))
             return result
 
         return left_out

@@ -26,7 +26,11 @@ class KerasModel:
         devices = _devices()
         self.device_clock = JaxClock()
         self.counter = TracedCounter(
-            self._count, lambda: jax_device(devices[0]), lambda: parameters_of(model), warn
+            self._count,
+            lambda: jax_device(devices[0]),
+            lambda: parameters_of(model),
+            warn,
+            dtype=model.compute_dtype,
         )
         # The program is that of all devices together; a host's cores are one device, however many
         # parts it has been told to show itself in.

@@ -6,7 +6,8 @@ their own batches within the graph, where a variable adds up how many there were
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -18,7 +19,7 @@ from computemeter.ranks import SoloRanks
 from computemeter.records import Count
 from computemeter.tensorflow_clock import TensorflowClock
 from computemeter_keras._backends import parameters_of
-from computemeter_keras._executions import Executions
+from computemeter_keras._executions import Executions, Sizes
 from computemeter_keras._fit import Call, Fit
 
 
@@ -31,7 +32,11 @@ class KerasModel:
         on_cpu = not tf.config.list_logical_devices("GPU")
         self.device_clock = TensorflowClock(on_cpu=on_cpu)
         self.counter = TracedCounter(
-            self._count, tensorflow_device, lambda: parameters_of(model), warn
+            self._count,
+            tensorflow_device,
+            lambda: parameters_of(model),
+            warn,
+            dtype=model.compute_dtype,
         )
         self.ranks = _ranks(self._strategy, on_cpu=on_cpu)
 
@@ -47,30 +52,39 @@ class KerasModel:
         def train_function(iterator: Any) -> Any:
             nonlocal new
             batch = next(iterator)
-            fit.begin(self._spread(batch))
+            fit.begin(fit.safely(self._spread, batch))
             if new:
                 new = False
-                _trace_as_usual(call, iterator)
-            logs = call(iter([batch]))
+                with suppress(Exception):  # what the user's step raises, the call will raise again
+                    _trace_as_usual(call, iterator)
+            logs = call(_Noted([batch], getattr(iterator, "element_spec", None)))
             fit.end()
             return logs
 
         return train_function
 
     def _many_steps(self, call: Call, fit: Fit) -> Call:
-        executions = Executions.of(self._model, call)
+        usual = call
+        while Fit.of(usual) is not None:  # another meter, in the same fit
+            usual = usual.__wrapped__  # type: ignore[attr-defined]
+        executions = Executions.of(self._model, usual)
+        sizes = Sizes(executions)
+        run = executions.call if call is usual else call
 
         def train_function(iterator: Any) -> Any:
             fit.begin_execution()
-            logs = executions.call(iterator)
-            fit.end_execution(self._batches(executions.sizes(), iterator))
+            specs, noted = getattr(iterator, "element_spec", None), _Noted(iterator)
+            # An iterator of Python's own has no specs, and is drawn from by Python, step by step.
+            logs = run(noted if specs is None else iterator)
+            fit.end_execution(lambda: self._batches(sizes.new(), specs, noted))
             return logs
 
         return train_function
 
-    def _batches(self, sizes: list[int], iterator: Any) -> list[Any]:
-        """Return stand-ins for the batches of steps that are known by their sizes alone."""
-        specs = getattr(iterator, "element_spec", None)
+    def _batches(self, sizes: list[int], specs: Any, noted: _Noted) -> list[Any]:
+        """Return the batches of an execution, or stand-ins where only their sizes are known."""
+        if specs is None:
+            return [self._spread(batch) for batch in noted.batches]
         return [self._stand_in(specs, size) for size in sizes]
 
     def _stand_in(self, specs: Any, size: int) -> Any:
@@ -94,6 +108,28 @@ class KerasModel:
         return count_graph(step.get_concrete_function(data).graph)
 
 
+class _Noted:
+    """Passes batches on, and keeps them.
+
+    Args:
+        batches: to draw from.
+        element_spec: of the iterator that they come from.
+    """
+
+    def __init__(self, batches: Iterable[Any], element_spec: Any = None) -> None:
+        self._batches = iter(batches)
+        self.element_spec = element_spec
+        self.batches: list[Any] = []
+
+    def __iter__(self) -> _Noted:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        self.batches.append(batch)
+        return batch
+
+
 class _Spread(NamedTuple):
     """A batch over several replicas, for the meter to name it by."""
 
@@ -102,10 +138,14 @@ class _Spread(NamedTuple):
 
 
 def _sized(spec: Any, sizes: list[int]) -> Any:
-    """Fill in a spec's first dimension, replica by replica."""
+    """Fill in a spec's first dimension, replica by replica; leave one that has none."""
     if isinstance(spec, tf.TensorSpec):
-        return tf.TensorSpec([sizes[0], *spec.shape[1:]], spec.dtype)
-    parts = zip(spec._component_specs, sizes, strict=True)  # noqa: SLF001 - of a PerReplicaSpec
+        return (
+            spec if not spec.shape.rank else tf.TensorSpec([sizes[0], *spec.shape[1:]], spec.dtype)
+        )
+    if type(spec).__name__ != "PerReplicaSpec":
+        return spec
+    parts = zip(spec._component_specs, sizes, strict=True)  # noqa: SLF001 - it has no public name
     return type(spec)(*[_sized(part, [size]) for part, size in parts])
 
 
