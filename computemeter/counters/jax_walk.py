@@ -15,6 +15,7 @@ from computemeter.counters.jax_formulas import FORMULAS, Call
 from computemeter.counters.jax_loops import integer, trip_count
 from computemeter.counters.jax_primitives import LISTED, TRANSPARENT, ZEROS
 from computemeter.counters.jax_tally import Tally, Work
+from computemeter.counters.keras_optimizer import is_optimizer_file
 
 # JAX's private types (`Jaxpr`, `JaxprEqn`), which it does not export under stable names.
 _Program = Any
@@ -34,9 +35,14 @@ _UNKNOWN = _Value()
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where an equation stands: how often it runs, whether it repeats or differentiates."""
+    """Where an equation stands: how often it runs, whether it repeats or differentiates.
+
+    Functions that JAX traces once and keeps have the call stack of whoever called them first, so
+    whose an equation is can be told by those outside of any other alone.
+    """
 
     times: int = 1
+    outermost: bool = True
     recomputed: bool = False
     backward: bool = False
 
@@ -83,7 +89,8 @@ def _run(
 def _run_inner(
     jaxpr: _Program, arguments: Sequence[_Value], place: _Place, tally: Tally
 ) -> list[_Value]:
-    return _run(opened(jaxpr), arguments, place, tally, getattr(jaxpr, "consts", ()))
+    inside = replace(place, outermost=False)
+    return _run(opened(jaxpr), arguments, inside, tally, getattr(jaxpr, "consts", ()))
 
 
 def _step(
@@ -93,6 +100,8 @@ def _step(
     name = equation.primitive.name
     if name in ZEROS:
         return _moved(equation, values)
+    if place.outermost and _is_optimizer_work(equation):
+        return []
     try:
         if name in FORMULAS:
             _book(program, equation, values, place, tally)
@@ -101,6 +110,12 @@ def _step(
     except Exception:  # noqa: BLE001 - one odd equation must not cost the whole count
         tally.uncounted[f"jax::{name}"] += place.times
         return []
+
+
+def _is_optimizer_work(equation: _Equation) -> bool:
+    traceback = equation.source_info.traceback
+    frames = () if traceback is None else traceback.frames
+    return any(is_optimizer_file(frame.file_name) for frame in frames)
 
 
 def _moved(equation: _Equation, values: list[_Value]) -> list[_Value]:
@@ -175,7 +190,8 @@ def _while(equation: _Equation, values: list[_Value], place: _Place, tally: Tall
     operands = values[:consts], values[consts : consts + params["body_nconsts"]]
     # The condition runs once more, to end the loop.
     for program, known, times in zip(programs, operands, (trips + 1, trips), strict=True):
-        _run(program, known, replace(place, times=place.times * times), tally)
+        inside = replace(place, times=place.times * times, outermost=False)
+        _run(program, known, inside, tally)
     return []
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from computemeter.counters.keras_optimizer import is_optimizer_file
 from computemeter.counters.tf_formulas import FORMULAS
 from computemeter.counters.tf_graph import (
     BRANCHES,
@@ -94,6 +95,10 @@ def _listed(kind: str, *also: _Tally) -> _Tally:
     return tally
 
 
+def _is_optimizer_work(op: Any) -> bool:
+    return any(is_optimizer_file(frame.filename) for frame in op.traceback or ())
+
+
 class _Walk:
     """Goes through a graph and the functions that it runs."""
 
@@ -115,9 +120,10 @@ class _Walk:
 
     def _operation(self, op: Any, used: set[int], scope: Scope) -> _Tally:
         try:
-            return self._rule(op)(op, used, scope)
+            part = self._rule(op)(op, used, scope)
         except UnknownFunctionError:
-            return _listed(op.type)
+            part = _listed(op.type)
+        return _Tally() if part and _is_optimizer_work(op) else part
 
     def _rule(self, op: Any) -> Callable[[Any, set[int], Scope], _Tally]:
         for kinds, rule in (

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from computemeter.counters.keras_optimizer import is_optimizer_file
+
 # The wrapper that PyTorch puts around the `step` of every optimizer.
 _WRAPPER = ("torch/optim/optimizer.py", "wrapper")
 
@@ -29,6 +31,8 @@ def is_optimizer_work() -> bool:
     below: set[CodeType] = set()
     frame: FrameType | None = sys._getframe()
     while frame is not None:
+        if is_optimizer_file(frame.f_code.co_filename):
+            return True
         if _is_wrapper(frame.f_code):
             return below.isdisjoint(_codes(_closure(frame)))
         below.add(frame.f_code)

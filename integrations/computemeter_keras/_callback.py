@@ -173,7 +173,7 @@ class ComputeMeter(keras.callbacks.Callback):
         """Validation is not training."""
         if self._fit is not None:
             self._meter.settle()
-            self._meter.leave_out()
+            self._meter.leave_out("validation")
 
     @guarded
     def on_test_end(self, logs: Any = None) -> None:

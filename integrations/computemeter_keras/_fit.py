@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from computemeter.meter import Meter
@@ -89,6 +89,14 @@ class Fit:
             self.safely(self._ended, "failed")
         return self.over
 
+    def next_batch(self, batches: Iterator[Any]) -> Any:
+        """Draw the next batch; the training waits for it."""
+        self.safely(self._meter.start_waiting)
+        try:
+            return next(batches)
+        finally:
+            self.safely(self._meter.end_waiting)
+
     def begin(self, batch: Any, facts: Hashable = ()) -> None:
         """Begin a step."""
         self.safely(self._meter.start_step, batch, facts)
@@ -147,7 +155,7 @@ class Fit:
     def _left_out(self, call: Call) -> Call:
         @functools.wraps(call)
         def left_out(*args: Any, **kwargs: Any) -> Any:
-            self.safely(self._meter.leave_out)
+            self.safely(self._meter.leave_out, "checkpoint")
             try:
                 result = call(*args, **kwargs)
             finally:

@@ -83,7 +83,7 @@ class _Watched:
         if self._begun:
             self._fit.end()
             self._begun = False
-        batch = next(self._batches)
+        batch = self._fit.next_batch(self._batches)
         self._fit.begin(batch)
         self._begun = True
         return batch

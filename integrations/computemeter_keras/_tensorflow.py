@@ -51,7 +51,7 @@ class KerasModel:
 
         def train_function(iterator: Any) -> Any:
             nonlocal new
-            batch = next(iterator)
+            batch = fit.next_batch(iterator)
             fit.begin(fit.safely(self._spread, batch))
             if new:
                 new = False
