@@ -15,11 +15,18 @@ help:
 demo: .venv/demo.stamp
 	$(BIN)/python examples/lightning_digits.py
 
-test: .venv/dev.stamp
+# Keras has one backend to a process.
+BACKENDS := jax tensorflow torch
+
+test: .venv/dev.stamp $(BACKENDS:%=test-keras-%)
 	$(BIN)/pytest -m "not slow"
+
+test-keras-%: .venv/dev.stamp
+	KERAS_BACKEND=$* $(BIN)/pytest -m "not slow" tests/backends
 
 slow: .venv/dev.stamp
 	$(BIN)/pytest -m slow
+	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(BIN)/pytest -m slow tests/backends || exit; done
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
