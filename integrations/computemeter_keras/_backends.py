@@ -36,6 +36,9 @@ class Backend(Protocol):
     def metered(self, call: Call, fit: Fit) -> Call:
         """Return the train function, telling `fit` of its steps."""
 
+    def settle(self) -> None:
+        """Wait for the steps that the host has left behind it, where the next thing would too."""
+
 
 def backend_of(model: Any, warn: Callable[[str], None]) -> Backend:
     """Return the active backend for a model.

@@ -159,7 +159,7 @@ class ComputeMeter(keras.callbacks.Callback):
         """Log, if that is done by epoch; the device has finished the epoch's steps."""
         if self._fit is None:
             return
-        self._meter.settle()
+        self._fit.settle()
         if self._every is None:
             self._log(self._epoch, logs)
         self._epoch += 1
@@ -172,7 +172,7 @@ class ComputeMeter(keras.callbacks.Callback):
     def on_test_begin(self, logs: Any = None) -> None:
         """Validation is not training."""
         if self._fit is not None:
-            self._meter.settle()
+            self._fit.settle()
             self._meter.leave_out("validation")
 
     @guarded
@@ -216,7 +216,14 @@ class ComputeMeter(keras.callbacks.Callback):
             carried=resumed or carried,
             device_clock=backend.device_clock,
         )
-        fit = Fit(self._meter, model, executed=self._after_call, saved=self._saved, ended=self._end)
+        fit = Fit(
+            self._meter,
+            model,
+            settle=backend.settle,
+            executed=self._after_call,
+            saved=self._saved,
+            ended=self._end,
+        )
         self._fit = fit
         fit.wrap(partial(backend.metered, fit=fit))
         self._meter.metering = True

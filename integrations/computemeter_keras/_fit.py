@@ -21,6 +21,7 @@ class Fit:
     Args:
         meter: of this fit.
         model: that is trained.
+        settle: waits for the steps that the host has left behind it.
         executed: called with the logs of each call of the train function.
         saved: called with where the model or its weights have been saved.
         ended: called with the status when the training has failed.
@@ -35,11 +36,14 @@ class Fit:
         self,
         meter: Meter,
         model: Any,
+        *,
+        settle: Callable[[], object],
         executed: Callable[[Any], object],
         saved: Callable[[object], object],
         ended: Callable[[str], object],
     ) -> None:
         self._meter, self._model = meter, model
+        self._settle = settle
         self._executed, self._saved, self._ended = executed, saved, ended
         self.safely = meter.failures.call
         self._patches = Patches()
@@ -96,6 +100,11 @@ class Fit:
             return next(batches)
         finally:
             self.safely(self._meter.end_waiting)
+
+    def settle(self) -> None:
+        """Take the time until the device is done with the steps so far for training."""
+        self.safely(self._settle)
+        self.safely(self._meter.settle)
 
     def begin(self, batch: Any, facts: Hashable = ()) -> None:
         """Begin a step."""
@@ -155,6 +164,7 @@ class Fit:
     def _left_out(self, call: Call) -> Call:
         @functools.wraps(call)
         def left_out(*args: Any, **kwargs: Any) -> Any:
+            self.settle()
             self.safely(self._meter.leave_out, "checkpoint")
             try:
                 result = call(*args, **kwargs)

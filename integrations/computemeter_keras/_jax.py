@@ -23,6 +23,7 @@ class KerasModel:
 
     def __init__(self, model: Any, warn: Callable[[str], None]) -> None:
         self._model = model
+        self._results: Any = None
         devices = _devices()
         self.device_clock = JaxClock()
         self.counter = TracedCounter(
@@ -44,13 +45,18 @@ class KerasModel:
         """Return the train function; it draws its batches from an iterator."""
 
         def train_function(state: Any, iterator: Any) -> Any:
-            began = now()
-            logs, state = call(state, _Watched(iterator, fit))
+            batches = _Watched(iterator, fit)
+            self._results, state = call(state, batches)
             fit.end()
-            self.device_clock.dispatched(began, logs)
-            return logs, state
+            self.device_clock.dispatched(batches.began, self._results)
+            return self._results, state
 
         return train_function
+
+    def settle(self) -> None:
+        """Wait for the steps in flight; whatever comes next would have to wait for them too."""
+        jax.block_until_ready(self._results)
+        self._results = None
 
     def _count(self, batch: Any) -> Count:
         model = self._model
@@ -70,9 +76,14 @@ class KerasModel:
 
 
 class _Watched:
-    """Passes batches on; a step lasts from one batch until the next is asked for."""
+    """Passes batches on; a step lasts from one batch until the next is asked for.
+
+    Attributes:
+        began: when the first batch was there.
+    """
 
     def __init__(self, batches: Iterator[Any], fit: Fit) -> None:
+        self.began = 0.0
         self._batches, self._fit = batches, fit
         self._begun = False
 
@@ -84,6 +95,7 @@ class _Watched:
             self._fit.end()
             self._begun = False
         batch = self._fit.next_batch(self._batches)
+        self.began = self.began or now()
         self._fit.begin(batch)
         self._begun = True
         return batch

@@ -40,6 +40,9 @@ class KerasModel:
         )
         self.ranks = _ranks(self._strategy, on_cpu=on_cpu)
 
+    def settle(self) -> None:
+        """Do nothing: a step is over when it returns, or what follows does not wait for it."""
+
     def metered(self, call: Call, fit: Fit) -> Call:
         """Return the train function; it draws its batches from an iterator."""
         if self._model.steps_per_execution > 1:

@@ -22,6 +22,9 @@ class KerasModel:
         self._model = model
         self.counter = _Counter(model, warn)
 
+    def settle(self) -> None:
+        """Do nothing: a step is over when it returns, or what follows does not wait for it."""
+
     def metered(self, call: Call, fit: Fit) -> Call:
         """Return the train function; it takes a list of one batch."""
 
