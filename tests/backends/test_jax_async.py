@@ -198,3 +198,21 @@ def test_the_times_of_a_fit(slow):
     # gradient nobody needs; then the Dense layer's 1 column.
     layer = 2 * SIZE * SIZE * SIZE
     assert summary.model_flops == STEPS * ((3 * 8 - 1) * layer + 3 * 2 * SIZE * SIZE)
+
+
+def test_of_many_short_steps_a_few_are_watched_and_stand_for_all(monkeypatch):
+    clock, watched = JaxClock(), []
+    monkeypatch.setattr(clock, "_watch", watched.append)
+    for step in range(1_000):
+        clock.dispatched(step * 0.0005, None)
+    # 64 one by one; then two in a row of each 4 ms, which are 7 or 8 steps.
+    assert 64 + 2 * (1_000 - 64) / 8 <= len(watched) <= 66 + 2 * (1_000 - 64) / 7
+    assert sum(each.stands_for for each in watched) == pytest.approx(1_000, abs=8)
+
+
+def test_long_steps_are_all_watched(monkeypatch):
+    clock, watched = JaxClock(), []
+    monkeypatch.setattr(clock, "_watch", watched.append)
+    for step in range(200):
+        clock.dispatched(step * 0.01, None)
+    assert [each.stands_for for each in watched] == [1] * 200
