@@ -448,13 +448,19 @@ class Meter:
 
     def _exchange(self, seconds: float = WAIT_LOGGING) -> None:
         if not self._closed:
-            self._ranks.exchange(self._book.totals, seconds=seconds)
+            self._ranks.exchange(self._book.totals, seconds=seconds, device=self._device_name())
 
     def _part(self, status: str) -> None:
         """Tell the other ranks that this one has ended; on rank 0 hear of their ends."""
         # Where this rank failed the others may hang in a collective, and never end.
         seconds = WAIT_CLOSING if status == "finished" else WAIT_LOGGING
-        self.failures.call(self._ranks.exchange, self._book.totals, ended=True, seconds=seconds)
+        self.failures.call(
+            self._ranks.exchange,
+            self._book.totals,
+            ended=True,
+            seconds=seconds,
+            device=self._device_name(),
+        )
         if (missing := self._ranks.missing()) is not None:
             self.failures.warn(missing)
 
@@ -496,6 +502,10 @@ class Meter:
             dtype=getattr(self._counter, "dtype", None),
             no_count_reason=getattr(self._counter, "problem", None),
         )
+
+    def _device_name(self) -> str:
+        device = self._known_device()
+        return "" if device is None else device.name
 
     def _torch_device(self) -> Any:
         return getattr(self._counter, "torch_device", None)

@@ -9,20 +9,17 @@ the host, in bounded time.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from math import hypot
 from typing import Any, Protocol
 
-from computemeter.book import Sums, Totals
-from computemeter.records import Count
+from computemeter.book import Totals
+from computemeter.rank_reports import Report, merge_reports
 
 WAIT_LOGGING = 1.0
 """Seconds that rank 0 waits at most at a logging step for ranks that have not reached it."""
@@ -33,7 +30,6 @@ _WAIT_SHARE = 0.002
 _STORE_SECONDS = 1.0
 """For the store to answer; what takes longer goes on behind the training."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.02
-_NAMES_KEPT = 256
 _RANKS_NAMED = 8
 
 _meters = itertools.count()
@@ -77,6 +73,7 @@ class Ranks(Protocol):
         *,
         ended: bool = False,
         seconds: float = WAIT_LOGGING,
+        device: str = "",
     ) -> None:
         """Tell the others this rank's totals and, on rank 0, hear theirs.
 
@@ -84,6 +81,7 @@ class Ranks(Protocol):
             totals: sums up this rank's book; called only where there are others.
             ended: this is the last time.
             seconds: to wait at most for those that are not as far yet.
+            device: what this rank trains on.
         """
 
     def merge(self, totals: Totals) -> Totals:
@@ -115,12 +113,13 @@ class SoloRanks:
         *,
         ended: bool = False,
         seconds: float = WAIT_LOGGING,
+        device: str = "",
     ) -> None:
         """Do nothing: there is nobody to hear."""
 
     def merge(self, totals: Totals) -> Totals:
         """Take the other processes to have done what this one did."""
-        return totals if self.world_size == 1 else _merge(totals, [], self.world_size)
+        return totals if self.world_size == 1 else merge_reports(totals, [], self.world_size)
 
     def missing(self) -> str | None:
         """Say that nobody was asked."""
@@ -159,7 +158,8 @@ class StoreRanks:
         self._now = now
         self._began = now()
         self._waited = 0.0
-        self._heard: dict[int, _Report] = {}
+        self._heard: dict[int, Report] = {}
+        self._device = ""
         self._busy: threading.Thread | None = None
         self._gone = False
 
@@ -170,9 +170,9 @@ class StoreRanks:
 
     @property
     def note(self) -> str | None:
-        """On ranks but 0, that the numbers are not the run's."""
+        """On ranks but 0, that the numbers are not the run's; on rank 0, of several devices."""
         if self.rank == 0:
-            return None
+            return self._mixed()
         return f"this is rank {self.rank} of {self.world_size} alone; rank 0 has the whole run"
 
     def exchange(
@@ -181,6 +181,7 @@ class StoreRanks:
         *,
         ended: bool = False,
         seconds: float = WAIT_LOGGING,
+        device: str = "",
     ) -> None:
         """Write this rank's totals; on rank 0 read the others', waiting a little for the late.
 
@@ -190,7 +191,8 @@ class StoreRanks:
         """
         if self._gone or (self._busy and self._busy.is_alive()):
             return
-        report = _Report.of(totals(), ended=ended)
+        report = Report.of(totals(), ended=ended, device=device)
+        self._device = device
         if self.rank:
             self._bounded(0.0, lambda: self._store.set(_key(self.rank), report.to_json()))
             return
@@ -202,7 +204,7 @@ class StoreRanks:
         """Add up this rank's totals and what the others last reported."""
         if self.rank:
             return totals
-        return _merge(totals, self._heard.values(), self.world_size)
+        return merge_reports(totals, self._heard.values(), self.world_size)
 
     def missing(self) -> str | None:
         """Name the ranks whose end rank 0 has not heard of, and those it knows no count of."""
@@ -212,6 +214,16 @@ class StoreRanks:
         told = [text for rank in others if (text := self._trouble(rank)) is not None]
         more = [f"{len(told) - _RANKS_NAMED} more alike"] if len(told) > _RANKS_NAMED else []
         return "; ".join(told[:_RANKS_NAMED] + more) or None
+
+    def _mixed(self) -> str | None:
+        devices = {report.device for report in self._heard.values()} | {self._device}
+        others = sorted(devices - {"", self._device})
+        if not others or not self._device:
+            return None
+        return (
+            f"rank 0 trains on {self._device}, others on {', '.join(others)}: method 2 takes all "
+            "for the first"
+        )
 
     def _trouble(self, rank: int) -> str | None:
         report = self._heard.get(rank)
@@ -226,7 +238,7 @@ class StoreRanks:
         earned = WAIT_LOGGING + _WAIT_SHARE * (self._now() - self._began)
         return max(0.0, earned - self._waited)
 
-    def _gather(self, own: _Report, deadline: float) -> None:
+    def _gather(self, own: Report, deadline: float) -> None:
         """Read what the others wrote, again until all are as far as this rank."""
         pause, started = _FIRST_PAUSE, self._now()
         late = self._read(range(1, self.world_size), own)
@@ -237,12 +249,12 @@ class StoreRanks:
         if not own.ended:
             self._waited += self._now() - started
 
-    def _read(self, ranks: Iterable[int], own: _Report) -> list[int]:
+    def _read(self, ranks: Iterable[int], own: Report) -> list[int]:
         """Read these ranks' newest reports; return the ranks that are behind."""
         wanted = [rank for rank in ranks if not self._has_ended(rank)]
         there = self._existing(wanted)
         for rank, text in zip(there, self._values([_key(rank) for rank in there]), strict=True):
-            self._heard[rank] = _Report.from_json(text)
+            self._heard[rank] = Report.from_json(text)
         return [rank for rank in wanted if not self._is_level(rank, own)]
 
     def _existing(self, ranks: list[int]) -> list[int]:
@@ -262,7 +274,7 @@ class StoreRanks:
     def _has_ended(self, rank: int) -> bool:
         return rank in self._heard and self._heard[rank].ended
 
-    def _is_level(self, rank: int, own: _Report) -> bool:
+    def _is_level(self, rank: int, own: Report) -> bool:
         if self._has_ended(rank):
             return True
         return not own.ended and rank in self._heard and self._heard[rank].steps >= own.steps
@@ -286,43 +298,6 @@ class StoreRanks:
             # A broken connection stays broken, and each try might take its time.
             self._gone = True
             raise failed[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Report:
-    """What one rank tells: its own sums so far.
-
-    Attributes:
-        known: False where steps ran and none could be counted.
-        ended: whether it is its last.
-    """
-
-    steps: int
-    known: bool
-    ended: bool
-    count: Count
-    samples: int | None
-    standard_error: float | None
-
-    @classmethod
-    def of(cls, totals: Totals, *, ended: bool = False) -> _Report:
-        return cls(
-            steps=totals.steps,
-            known=totals.estimated_steps < totals.steps or not totals.steps,
-            ended=ended,
-            count=_bounded_names(totals.count),
-            samples=totals.samples,
-            standard_error=totals.standard_error,
-        )
-
-    @classmethod
-    def from_json(cls, text: bytes | str) -> _Report:
-        fields = json.loads(text)
-        return cls(**{**fields, "count": Count(**fields["count"])})
-
-    def to_json(self) -> str:
-        """Return a text, in which ints are exact at any size."""
-        return json.dumps(asdict(self), separators=(",", ":"))
 
 
 def torch_ranks(rank: int = 0, world_size: int | None = None) -> Ranks:
@@ -369,52 +344,3 @@ def _own_store(c10d: Any, rank: int) -> Store | None:
 
 def _key(rank: int) -> str:
     return str(rank)
-
-
-def _merge(own: Totals, others: Iterable[_Report], world_size: int) -> Totals:
-    """Add up ranks; those without a count are taken at the mean of those with one."""
-    mine = _Report.of(own)
-    known = [report for report in (mine, *others) if report.known]
-    if not known:
-        return own
-    sums, scaled = Sums(), Sums()
-    for report in known:
-        sums.add(report.count)
-    scaled.add(sums, world_size, len(known))
-    return replace(
-        own,
-        count=scaled.freeze(),
-        samples=_samples(known, world_size),
-        standard_error=_standard_error(known, world_size),
-    )
-
-
-def _samples(known: list[_Report], world_size: int) -> int | None:
-    samples = [report.samples for report in known if report.steps]
-    if not samples or None in samples:
-        return None
-    return sum(filter(None, samples)) * world_size // len(known)
-
-
-def _standard_error(known: list[_Report], world_size: int) -> float | None:
-    """Add the ranks' errors, which are independent, and scale them for ranks not heard of."""
-    error = hypot(*(report.standard_error or 0.0 for report in known))
-    return error * world_size / len(known) or None
-
-
-def _bounded_names(count: Count) -> Count:
-    """Keep a report small whatever ran: the largest entries by name, the rest as one."""
-    return replace(
-        count,
-        by_op=_largest(count.by_op),
-        by_dtype=_largest(count.by_dtype),
-        uncounted_ops=_largest(count.uncounted_ops),
-    )
-
-
-def _largest(counts: Mapping[str, int]) -> Mapping[str, int]:
-    if len(counts) <= _NAMES_KEPT:
-        return counts
-    ordered = sorted(counts.items(), key=lambda item: item[1], reverse=True)
-    rest = sum(value for _, value in ordered[_NAMES_KEPT:])
-    return {**dict(ordered[:_NAMES_KEPT]), "other": rest}

@@ -402,3 +402,20 @@ def test_a_meter_on_another_rank_says_so_and_writes_nothing(group, tmp_path):
     assert meter.summary().device_count == 1
     assert meter.summary().warnings == ("this is rank 2 of 4 alone; rank 0 has the whole run",)
     assert not (tmp_path / "ledger").exists()
+
+
+def test_ranks_on_different_devices_are_a_stated_assumption(store):
+    zero, one = StoreRanks(store, 0, 2), StoreRanks(store, 1, 2)
+    one.exchange(lambda: totals(1), device="NVIDIA L4")
+    zero.exchange(lambda: totals(1), device="NVIDIA A10G")
+    assert zero.note == (
+        "rank 0 trains on NVIDIA A10G, others on NVIDIA L4: method 2 takes all for the first"
+    )
+
+
+@pytest.mark.parametrize("other", ["NVIDIA L4", ""])
+def test_ranks_on_the_same_device_or_one_not_known_need_no_word(store, other):
+    zero, one = StoreRanks(store, 0, 2), StoreRanks(store, 1, 2)
+    one.exchange(lambda: totals(1), device=other)
+    zero.exchange(lambda: totals(1), device="NVIDIA L4")
+    assert zero.note is None

@@ -96,3 +96,48 @@ def test_a_run_of_no_step_and_of_one(small, steps):
     summary = run(small, steps=steps, settle_steps=0)
     assert (summary.verdict, summary.cause) == ("unknown", "short_run")
     assert summary.mfu is None or 0 < summary.mfu < 1
+
+
+def test_the_parts_of_a_real_fit_are_its_wall_time(small, tmp_path):
+    """Slept away: 12 batches of 0.2 s, two validations of 0.5 s, two checkpoints of 0.4 s."""
+
+    class Slow(list):
+        def __iter__(self):
+            for batch in super().__iter__():
+                time.sleep(0.2)
+                yield batch
+
+    class Module(small.Module):
+        def validation_step(self, batch, batch_idx):
+            time.sleep(0.5)
+
+    class Watch(small.pl.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            self.began = time.perf_counter()
+
+        def on_train_end(self, trainer, pl_module):
+            self.seconds = time.perf_counter() - self.began
+
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            time.sleep(0.4)
+
+    meter, watch = ComputeMeter(**SETTLED), Watch()
+    keeper = small.pl.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=6)
+    trainer = small.trainer(
+        watch,
+        meter,
+        keeper,
+        max_epochs=1,
+        val_check_interval=6,
+        num_sanity_val_steps=0,
+        enable_checkpointing=True,
+    )
+    trainer.fit(Module(), Slow(small.data(12 * 8)), small.data(8))
+    summary = meter.summary()
+    parts = summary.host_seconds
+    assert summary.wall_seconds == pytest.approx(watch.seconds, rel=0.05)
+    assert sum(parts.values()) == pytest.approx(summary.wall_seconds, rel=0.01)
+    slept = {"stall": 12 * 0.2, "validation": 2 * 0.5, "checkpoint": 2 * 0.4}
+    for part, seconds in slept.items():
+        # What is around the sleep is part of it; the machine may be slow.
+        assert seconds <= parts[part] < 1.5 * seconds
