@@ -59,7 +59,7 @@ class Options:
             also `COMPUTEMETER_LEDGER`, where "off" is None.
         trackers: "auto" (the run's loggers, else the active MLflow and W&B runs), None for none,
             or a list of sinks and names of sinks, which are then the only ones.
-        alert: accepted, and nothing is sent yet.
+        alert: raise one W&B alert, for a fault in the numbers or an alarm.
         verbose: 0 prints nothing but warnings, 1 a line at the start and a table at the end; 2 is
             the same for now.
 
