@@ -24,6 +24,7 @@ class TrainingClock:
         training_seconds: first step to last, windows taken out.
         windows: in each kind of window, also before the first step; of nested ones the outermost.
         waiting_seconds: waiting for data; None where nobody said when.
+        waiting_before: the part of it before the first step, which is no training.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
@@ -32,6 +33,7 @@ class TrainingClock:
         self.training_seconds = 0.0
         self.windows: dict[Window, float] = {"validation": 0.0, "checkpoint": 0.0, "pause": 0.0}
         self.waiting_seconds: float | None = None
+        self.waiting_before = 0.0
         self._began: float | None = None
         self._ended: float | None = None
         self._first_start: float | None = None
@@ -105,6 +107,8 @@ class TrainingClock:
         if since is not None:
             waited = max(0.0, self.now() - since)
             self.waiting_seconds = (self.waiting_seconds or 0.0) + waited
+            if self._first_start is None:
+                self.waiting_before = self.waiting_seconds
 
     def leave_out(self, kind: Window = "pause") -> None:
         """Open a window that is not training; windows may be nested."""

@@ -38,6 +38,9 @@ class DeviceClock(Protocol):
     def compile_seconds(self) -> float | None:
         """Return what compiling took, tracing included; None where that is not known."""
 
+    def compile_seconds_outside(self) -> float:
+        """Return the part of it that was not in steps."""
+
     def close(self) -> None:
         """Let go of what watches; what was measured stays readable."""
 
@@ -88,6 +91,10 @@ class TorchClock:
         if self._since is None:
             return self._compiled
         return self._compiled + max(0.0, _dynamo_seconds() - self._since)
+
+    def compile_seconds_outside(self) -> float:
+        """Take all of it to be in steps."""
+        return 0.0
 
     def close(self) -> None:
         """Keep what was compiled so far."""

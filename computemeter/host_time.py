@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from computemeter.clock import TrainingClock
+from computemeter.device_clock import DeviceClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,7 @@ class HostTime:
         steps: in steps.
         waiting: for data; None where that could not be seen, and what passes between two steps
             stands for it.
+        waiting_before: the part of it before the first step, which is outside training.
         validation: outside training.
         checkpoint: writing checkpoints, outside training.
         paused: left out by the user.
@@ -26,12 +28,14 @@ class HostTime:
         counted_steps: how many these were.
         all_steps: counted or not.
         compiling: in steps; None where it is not known.
+        compiling_outside: between steps and before the first.
     """
 
     wall: float
     training: float
     steps: float
     waiting: float | None
+    waiting_before: float
     validation: float
     checkpoint: float
     paused: float
@@ -41,6 +45,7 @@ class HostTime:
     counted_steps: int
     all_steps: int
     compiling: float | None
+    compiling_outside: float = 0.0
 
     @property
     def counting(self) -> float:
@@ -57,11 +62,21 @@ class HostTime:
         return self.tracing + max(0.0, longer)
 
     @property
+    def all_compiling(self) -> float | None:
+        """Compiling in steps and outside; None where it is not known."""
+        return None if self.compiling is None else self.compiling + self.compiling_outside
+
+    @property
     def stall(self) -> float:
         """Waiting for data; where that cannot be seen, everything between two steps but our own."""
         if self.waiting is not None:
             return self.waiting
         return max(0.0, self.training - self.steps - self.logging - self.tracing)
+
+    @property
+    def stall_in_training(self) -> float | None:
+        """Waiting for data between two steps; None where that could not be seen."""
+        return None if self.waiting is None else max(0.0, self.waiting - self.waiting_before)
 
     def parts(self) -> dict[str, float]:
         """Return the parts of the wall time, in seconds: they add up to it.
@@ -76,7 +91,7 @@ class HostTime:
             "stall": self.stall,
             "validation": self.validation,
             "checkpoint": self.checkpoint,
-            "compile": compiling,
+            "compile": compiling + self.compiling_outside,
             "counting": self.counting,
         }
         return {**parts, "other": max(0.0, self.wall - sum(parts.values()))}
@@ -102,13 +117,15 @@ class HostTimer:
             self._counted_steps += 1
             self._counted += seconds
 
-    def read(self, clock: TrainingClock, compiling: float | None) -> HostTime:
+    def read(self, clock: TrainingClock, device: DeviceClock) -> HostTime:
         """Return what was timed, with what the run's clock and its device's clock know."""
+        compiling, outside = device.compile_seconds(), device.compile_seconds_outside()
         return HostTime(
             wall=clock.wall_seconds,
             training=clock.training_seconds,
             steps=clock.step_seconds,
             waiting=clock.waiting_seconds,
+            waiting_before=clock.waiting_before,
             validation=clock.windows["validation"],
             checkpoint=clock.windows["checkpoint"],
             paused=clock.windows["pause"],
@@ -117,5 +134,6 @@ class HostTimer:
             counted=self._counted,
             counted_steps=self._counted_steps,
             all_steps=self._steps,
-            compiling=compiling,
+            compiling=None if compiling is None else max(0.0, compiling - outside),
+            compiling_outside=outside,
         )

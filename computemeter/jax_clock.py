@@ -49,7 +49,8 @@ class JaxClock:
         self._busy = 0.0
         self._steps, self._round, self._in_round = 0, 1, 0
         self._round_began = 0.0
-        self._compiling = _Spans()
+        self._compiling, self._compiling_outside = _Spans(), _Spans()
+        self._in_step = False
         self._compiled_until = 0.0
         self._tracing = self._paused = False
         jax.monitoring.register_event_duration_secs_listener(self._note_compilation)
@@ -72,10 +73,12 @@ class JaxClock:
             self._begin_round(at)
 
     def begin_step(self) -> None:
-        """Do nothing: a call of the train function may be several steps."""
+        """Note that what is compiled now is compiled in a step."""
+        self._in_step = True
 
-    def end_step(self, seconds: float, *, first: bool) -> None:
-        """Do nothing: the device is not done when the host is."""
+    def end_step(self, seconds: float, *, first: bool) -> None:  # noqa: ARG002 - others need them
+        """Note that the host is done with the step; the device is not."""
+        self._in_step = False
 
     def pause(self, paused: bool) -> None:
         """Leave out what is compiled while paused."""
@@ -86,8 +89,12 @@ class JaxClock:
         return self._busy
 
     def compile_seconds(self) -> float | None:
-        """Return what JAX spent on tracing and compiling in the training."""
-        return self._compiling.total
+        """Return what JAX spent on tracing and compiling, validation left out."""
+        return self._compiling.total + self._compiling_outside.total
+
+    def compile_seconds_outside(self) -> float:
+        """Return the part of it between steps: callbacks, and what comes before the first step."""
+        return self._compiling_outside.total
 
     @contextmanager
     def own_trace(self) -> Iterator[None]:
@@ -126,7 +133,8 @@ class JaxClock:
         if event.startswith(_COMPILING) and not (self._tracing or self._paused):
             # A step that had to be compiled reaches the device after that.
             self._compiled_until = self._now()
-            self._compiling.add(self._compiled_until, seconds)
+            spans = self._compiling if self._in_step else self._compiling_outside
+            spans.add(self._compiled_until, seconds)
 
     def _wait(self) -> None:
         done = 0.0

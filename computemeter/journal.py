@@ -54,7 +54,6 @@ class Journal:
         self.segment = new_segment_id()
         self._try = failures.call
         self._judged: Judgement | None = None
-        self._alerted = False
         options = reading.options
         asked = place.writes and options.trackers == "auto"
         self._loggers = place.plain_loggers if asked else ()
@@ -101,10 +100,7 @@ class Journal:
             self._note_judgement(snapshot.judgement, snapshot.time)
 
     def alert(self, judgement: Judgement) -> None:
-        """Raise an alert in the trackers that have them; one for each run."""
-        if self._alerted:
-            return
-        self._alerted = True
+        """Raise an alert in the trackers that have them."""
         for sink in self._sinks:
             if (alert := getattr(sink, "alert", None)) is not None:
                 self._try(alert, f"computemeter: {judgement.cause}", judgement.diagnosis)

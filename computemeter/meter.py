@@ -86,7 +86,7 @@ class Meter:
         self._journal: Journal | None = None
         self._opened = False
         self._last: Snapshot | None = None
-        self._telling = Telling(alert=self.options.alert)
+        self.telling = Telling(alert=self.options.alert)
         self.metering = True
         self._closed = False
 
@@ -306,6 +306,11 @@ class Meter:
         if not self._opened:
             self._open()
 
+    def drop_execution(self) -> None:
+        """End a call of which nobody knows what it ran: the run's compute is then not known."""
+        self._clock.end_step()
+        self.metering = False
+
     def _book_step(self, batch: Any, facts: Hashable, seconds: float) -> bool:
         """Book a step of an execution; say whether it is the first of its kind."""
         key = self._counter.key(batch, facts)
@@ -376,8 +381,9 @@ class Meter:
         self._last = snapshot
         if self._journal is not None:
             self._journal.write(snapshot)
-        known = reading.no_count_reason is not None
-        self._telling.hear(snapshot.judgement, self._journal, known=known)
+        if self._place.writes:  # for all ranks
+            known = reading.no_count_reason is not None
+            self.telling.hear(snapshot.judgement, self._journal, known=known)
         return snapshot
 
     @same_random_numbers()
@@ -489,12 +495,12 @@ class Meter:
             added_flops=self._added_flops if ranks.rank == 0 else 0,
             training_seconds=self._clock.training_seconds,
             busy_seconds=self._busy_seconds(),
-            host=self._host.read(self._clock, self._device_clock.compile_seconds()),
+            host=self._host.read(self._clock, self._device_clock),
             device=self._known_device(),
             device_count=ranks.devices,
             options=self.options,
             carried=self._carried,
-            parameters=self._counter.parameter_counts() if self._counter else None,
+            parameters=self._parameters(),
             warnings=(*self.failures.messages, *([note] if note else [])),
             metering=self.metering,
             measured_utilization=self._activity.share,
@@ -506,6 +512,10 @@ class Meter:
     def _device_name(self) -> str:
         device = self._known_device()
         return "" if device is None else device.name
+
+    def _parameters(self) -> tuple[int, int] | None:
+        counter = self._counter
+        return None if counter is None else self.failures.call(counter.parameter_counts)
 
     def _torch_device(self) -> Any:
         return getattr(self._counter, "torch_device", None)

@@ -28,7 +28,10 @@ def before(note: Callable[[], object]) -> Wrap:
 
 
 class Patches:
-    """Methods replaced on single objects, never on classes: others see nothing of it."""
+    """Methods replaced on single objects: others see nothing of it.
+
+    Of a class every object sees it; that is for classes whose objects cannot be found, and briefly.
+    """
 
     def __init__(self) -> None:
         self._undo: list[tuple[Any, str, Any, Any]] = []

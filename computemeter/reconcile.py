@@ -130,7 +130,7 @@ class _Case:
 
     def _of_training(self, seconds: float | None) -> float | None:
         whole = self.evidence.training_seconds
-        return None if seconds is None or whole <= 0 else seconds / whole
+        return None if seconds is None or whole <= 0 else min(1.0, seconds / whole)
 
 
 _Finding = tuple[Cause, str]

@@ -12,7 +12,7 @@ _LOG = logging.getLogger("computemeter")
 
 
 class Telling:
-    """Tells of verdicts that are worth a line, each cause once; never at every step.
+    """Tells of verdicts that are worth a line, each with its cause once; never at every step.
 
     Args:
         alert: whether to raise one alert in the trackers, for a fault or an alarm.
@@ -20,7 +20,7 @@ class Telling:
 
     def __init__(self, *, alert: bool) -> None:
         self._alert = alert
-        self._causes: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
 
     def hear(self, judgement: Judgement, journal: Journal | None, *, known: bool = False) -> None:
         """Take the judgement of a logging step.
@@ -34,8 +34,10 @@ class Telling:
         if not loud and judgement.verdict not in {"warn", "alarm"}:
             return
         if self._alert and journal is not None and (loud or judgement.verdict == "alarm"):
+            self._alert = False
             journal.alert(judgement)
-        if judgement.cause not in self._causes:
-            self._causes.add(judgement.cause)
+        state = (judgement.verdict, judgement.cause)
+        if state not in self._told:
+            self._told.add(state)
             level = logging.WARNING if loud else logging.INFO
             _LOG.log(level, "computemeter: %s: %s", judgement.cause, judgement.diagnosis)

@@ -23,8 +23,15 @@ from computemeter.records import Count
 PrimitiveClass = Literal["formula", "recursed", "zero", "listed"]
 
 
-def count_jaxpr(jaxpr: Any) -> Count:
+def count_jaxpr(jaxpr: Any, platform: str = "cpu") -> Count:
     """Count a program: `jax.make_jaxpr(train_step)(state, batch)`, closed or not.
+
+    Args:
+        jaxpr: the program.
+        platform: what it will run on: "cpu", "gpu" or "cuda" (NVIDIA's), "rocm" or "tpu". JAX
+            calls an AMD GPU "gpu" too; its client's `platform_version` tells. It matters for
+            `by_dtype`: where float32 is rounded to TF32 or bfloat16 (see `jax_precision`), that
+            is what is in there.
 
     >>> import jax
     >>> x = jax.ShapeDtypeStruct((32, 784), "float32")
@@ -35,9 +42,9 @@ def count_jaxpr(jaxpr: Any) -> Count:
     program = opened(jaxpr)
     consts = getattr(jaxpr, "consts", ())
     live, _used = dce_jaxpr(program, used_outputs=True)
-    tally = tally_of(live, consts)
+    tally = tally_of(live, consts, platform)
     if tally.recomputed:
-        dead = tally_of(program, consts).model
+        dead = tally_of(program, consts, platform).model
         dead.subtract(tally.model)
         tally.reclaim(dead)
     return tally.count()

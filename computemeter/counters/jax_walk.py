@@ -13,6 +13,7 @@ from jax.interpreters.partial_eval import dce_jaxpr
 from computemeter.counters import jax_convolution  # noqa: F401 - registers its formula
 from computemeter.counters.jax_formulas import FORMULAS, Call
 from computemeter.counters.jax_loops import integer, trip_count
+from computemeter.counters.jax_precision import arithmetic
 from computemeter.counters.jax_primitives import LISTED, TRANSPARENT, ZEROS
 from computemeter.counters.jax_tally import Tally, Work
 from computemeter.counters.keras_optimizer import is_optimizer_file
@@ -35,12 +36,13 @@ _UNKNOWN = _Value()
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where an equation stands: how often it runs, whether it repeats or differentiates.
+    """Where an equation stands: how often and on what it runs, if it repeats or differentiates.
 
     Functions that JAX traces once and keeps have the call stack of whoever called them first, so
     whose an equation is can be told by those outside of any other alone.
     """
 
+    platform: str = "cpu"
     times: int = 1
     outermost: bool = True
     recomputed: bool = False
@@ -55,10 +57,10 @@ class _Place:
         return replace(self, recomputed=recomputed, backward=backward and not recomputed)
 
 
-def tally_of(program: _Program, consts: Sequence[Any] = ()) -> Tally:
+def tally_of(program: _Program, consts: Sequence[Any] = (), platform: str = "cpu") -> Tally:
     """Add up the equations of a program, dead ones too."""
     tally = Tally()
-    _run(program, [_UNKNOWN] * len(program.invars), _Place(), tally, consts)
+    _run(program, [_UNKNOWN] * len(program.invars), _Place(platform), tally, consts)
     return tally
 
 
@@ -140,7 +142,8 @@ def _book(
     )
     flops = FORMULAS[name](call)
     numbers = equation.params.get("dimension_numbers")
-    work = Work(f"jax::{name}", str(inputs[0].dtype), str(([a.shape for a in inputs], numbers)))
+    dtype = arithmetic(equation.params, str(inputs[0].dtype), place.platform)
+    work = Work(f"jax::{name}", dtype, str(([a.shape for a in inputs], numbers)))
     tally.book(work, flops, place.times, recomputed=place.recomputed)
 
 

@@ -25,6 +25,7 @@ from computemeter.counters.tf_graph import (
     loop,
 )
 from computemeter.counters.tf_ops import is_zero
+from computemeter.counters.tf_precision import may_use_tf32
 from computemeter.counters.tf_recompute import recomputed
 from computemeter.counters.tf_shapes import factor
 from computemeter.counters.tf_values import Scope, UnknownValueError, Values
@@ -34,18 +35,20 @@ from computemeter.records import Count
 _UNSTRUCTURED = frozenset({"Switch", "RefSwitch", "_SwitchN", "Merge", "RefMerge"})
 
 
-def count_graph(graph: Any) -> Count:
+def count_graph(graph: Any, *, tf32: bool = False) -> Count:
     """Count what one run of a graph's function takes.
 
     Args:
         graph: `f.get_concrete_function(...).graph` of a `tf.function`, traced with every size of
             its arguments known.
+        tf32: whether it will run where TensorFlow may round the float32 inputs of products to
+            TF32: on NVIDIA's GPUs, unless switched off. Those products are "tf32" in `by_dtype`.
 
     Returns:
         The FLOPs by type of operation ("tf::MatMul"). What could not be counted, and why ever, is
         in `uncounted_ops`.
     """
-    return _Walk().graph(graph, None, Scope()).count()
+    return _Walk(tf32=tf32).graph(graph, None, Scope()).count()
 
 
 @dataclass(slots=True)
@@ -102,7 +105,8 @@ def _is_optimizer_work(op: Any) -> bool:
 class _Walk:
     """Goes through a graph and the functions that it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tf32: bool) -> None:
+        self._tf32 = tf32
         self._liveness = Liveness()
         self._values = Values(self._liveness)
 
@@ -143,15 +147,14 @@ class _Walk:
     def _nothing(_op: Any, _used: set[int], _scope: Scope) -> _Tally:
         return _Tally()
 
-    @staticmethod
-    def _formula(op: Any, _used: set[int], _scope: Scope) -> _Tally:
+    def _formula(self, op: Any, _used: set[int], _scope: Scope) -> _Tally:
         try:
             flops = FORMULAS[op.type](op)
+            dtype = "tf32" if self._tf32 and may_use_tf32(op) else factor(op).dtype.name
         except Exception:  # noqa: BLE001 - one odd operation must not cost the whole count
             return _listed(op.type)
         if not flops:
             return _Tally()
-        dtype = factor(op).dtype.name
         return _Tally(Counter({op.type: flops}), Counter({dtype: flops}))
 
     def _call(self, op: Any, used: set[int], scope: Scope) -> _Tally:

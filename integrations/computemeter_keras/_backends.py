@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from math import prod
 from typing import Any, Protocol, cast
+from weakref import ref
 
 import keras
 
@@ -54,7 +55,21 @@ def backend_of(model: Any, warn: Callable[[str], None]) -> Backend:
     return cast("Backend", import_module(_MODULES[name]).KerasModel(model, warn))
 
 
-def parameters_of(model: Any) -> tuple[int, int]:
-    """Count a model's parameters as Keras does: all, and those trained."""
-    trained = sum(prod(variable.shape) for variable in model.trainable_weights)
-    return model.count_params(), trained
+class Parameters:
+    """Counts a model's parameters as Keras does, all and those trained, once it is built."""
+
+    def __init__(self, model: Any) -> None:
+        # Weak: the meter must not keep a model alive that its user has let go of.
+        self._model = ref(model)
+        self._counts: tuple[int, int] | None = None
+
+    def __call__(self) -> tuple[int, int] | None:
+        """Return both numbers; None before they are known."""
+        model = self._model()
+        if self._counts is None and model is not None and model.weights:
+            self._counts = _size(model.weights), _size(model.trainable_weights)
+        return self._counts
+
+
+def _size(variables: Any) -> int:
+    return sum(prod(variable.shape) for variable in variables)

@@ -71,10 +71,9 @@ class ComputeMeter(keras.callbacks.Callback):
         if log_to_history not in (True, False):
             raise ValueError(f"log_to_history={log_to_history!r}: accepted are True and False")
         self._log_to_history = log_to_history
-        # Each fit has a meter of its own, and trackers given as an iterator can be read only once.
-        self._options = options
-        if "trackers" in options:
-            self._options = {**options, "trackers": checked.trackers}
+        # Each fit has a meter of its own: what is read from outside is read once, now.
+        read = {name: getattr(checked, name) for name in ("peak_flops", "trackers")}
+        self._options: Any = {**options, **{name: read[name] for name in read if name in options}}
         self.failures = Failures()
         self._meter = Meter(**self._options)
         self._fit: Fit | None = None
@@ -143,11 +142,18 @@ class ComputeMeter(keras.callbacks.Callback):
         self._epoch = self._epoch if same else 0
         self._restored, self._snapshot, self._logs = None, None, None
         self._trained = ref(model)
+        told = self._meter.telling
         self._meter = Meter(**self._options)
         self._meter.failures = self.failures
+        if same:
+            self._meter.telling = told
         # Until the model is wrapped nothing is measured, and a zero would say that it was.
         self._meter.metering = False
-        self._begin(model, callbacks, carried)
+        try:
+            self._begin(model, callbacks, carried)
+        except Exception:
+            self._meter.close("failed")
+            raise
 
     @guarded
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -167,19 +173,6 @@ class ComputeMeter(keras.callbacks.Callback):
             metrics = self._snapshot.metrics
             logs.update({name: metrics[name] for name in metrics if name != "compute/loss"})
         self._resume.write(self._state())
-
-    @guarded
-    def on_test_begin(self, logs: Any = None) -> None:
-        """Validation is not training."""
-        if self._fit is not None:
-            self._fit.settle()
-            self._meter.leave_out("validation")
-
-    @guarded
-    def on_test_end(self, logs: Any = None) -> None:
-        """Training goes on."""
-        if self._fit is not None:
-            self._meter.take_back()
 
     @guarded
     def on_train_end(self, logs: Any = None) -> None:

@@ -15,6 +15,9 @@ class Executions:
 
     What the steps compute stays as it is. TensorFlow would trace a new function again, so it is
     kept with the model for its next fit.
+
+    The sums are read after every execution, which on a GPU waits for it: the host cannot prepare
+    the next one meanwhile. On the CPU they could not be kept: XLA compiles the step for one device.
     """
 
     def __init__(self, model: Any, usual: Any) -> None:
@@ -61,7 +64,7 @@ class Executions:
         return self._strategy.reduce("SUM", self._sums, axis=None).numpy()
 
     def _make(self, model: Any) -> Callable[..., Any]:
-        step, sums = model.train_step, self._sums
+        step, sums, before = model.train_step, self._sums, model.train_function
 
         def train_step(data: Any) -> Any:
             sums.assign_add(tf.stack([tf.constant(1, tf.int64), _examples_in(data)]))
@@ -70,12 +73,13 @@ class Executions:
         # The model must not keep it: Keras binds the step when it makes the function.
         vars(model)["train_step"] = train_step
         try:
-            model.make_train_function(force=True)
+            # The class's own: the object's may be a meter's, which would wrap what it makes.
+            type(model).make_train_function(model, force=True)
             made: Callable[..., Any] = model.train_function
             return made
         finally:
             del vars(model)["train_step"]
-            model.train_function = self.usual
+            model.train_function = before
 
 
 class Sizes:
@@ -117,8 +121,12 @@ class Sizes:
 
 
 def _examples_in(data: Any) -> Any:
-    """Return how many examples a batch has: the first dimension of its first tensor with one."""
-    for leaf in tf.nest.flatten(data):
-        if isinstance(leaf, tf.Tensor) and leaf.shape.rank != 0:
-            return tf.shape(leaf, tf.int64)[0]
+    """Return how many examples a batch has: the first dimension of its first tensor with one.
+
+    A dimension that is known when the step is traced may be anything: one that is not comes first.
+    """
+    leaves = [leaf for leaf in tf.nest.flatten(data) if isinstance(leaf, tf.Tensor)]
+    leaves = [leaf for leaf in leaves if leaf.shape.rank != 0]
+    for leaf in sorted(leaves, key=lambda leaf: leaf.shape[0] is not None):
+        return tf.shape(leaf, tf.int64)[0]
     return tf.constant(0, tf.int64)

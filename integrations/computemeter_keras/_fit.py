@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from computemeter.meter import Meter
@@ -29,6 +30,7 @@ class Fit:
     Attributes:
         safely: calls a function; what it raises is the meter's own trouble.
         wrapper: the train function while this fit goes on.
+        maker: what makes it, likewise.
         over: it has ended.
     """
 
@@ -46,30 +48,35 @@ class Fit:
         self._settle = settle
         self._executed, self._saved, self._ended = executed, saved, ended
         self.safely = meter.failures.call
-        self._patches = Patches()
+        self._patches, self._train_function = Patches(), Patches()
+        self._remade = 0
         # Each fit has a History of its own, which the model points to.
         self._history = vars(model).get("history")
         self.over = False
         self.wrapper: Call | None = None
+        self.maker: Call | None = None
 
     @staticmethod
     def of(call: Any) -> Fit | None:
-        """Return the fit that made this train function by wrapping another; None: not a meter's."""
+        """Return the fit that wraps a train function, or what makes it, so; None: not a meter's."""
         fit = getattr(call, _FIT, None)
         # Wrapping copies attributes: somebody else's wrap around a meter's is not the meter's.
-        return fit if isinstance(fit, Fit) and fit.wrapper is call else None
+        return fit if isinstance(fit, Fit) and (call is fit.wrapper or call is fit.maker) else None
 
     def wrap(self, metered: Callable[[Call], Call]) -> None:
-        """Wrap the train function, and what saves the model: that is no training.
+        """Wrap the train function, what makes it anew, and what is no training.
 
         Args:
             metered: makes the backend's train function one that tells this object of its steps.
         """
-        stale = Fit.of(vars(self._model).get("train_function"))
+        stale = self._outermost()
         if stale is not None:  # or another meter's, in the same fit
             stale.is_over()
-        self._patches.wrap(self._model, "train_function", self._unless_over(metered))
+        self._train_function.wrap(self._model, "train_function", self._unless_over(metered))
+        self._patches.wrap(self._model, "make_train_function", self._wrapping_anew(metered))
         for name in ("save", "save_weights"):
+            self._patches.wrap(self._model, name, partial(self._left_out, saves=True))
+        for name in ("evaluate", "predict"):
             self._patches.wrap(self._model, name, self._left_out)
 
     def unwrap(self) -> None:
@@ -79,11 +86,12 @@ class Fit:
 
     def take_off(self) -> None:
         """Take the wraps off; within another meter's, leave that to it, for it ends later."""
-        outer = Fit.of(vars(self._model).get("train_function"))
+        outer = self._outermost()
         if outer is not None and outer is not self:
             return
+        self._train_function.remove()
         self._patches.remove()
-        inner = Fit.of(vars(self._model).get("train_function"))
+        inner = self._outermost()
         if inner is not None and inner.over:
             inner.take_off()
 
@@ -108,7 +116,7 @@ class Fit:
 
     def begin(self, batch: Any, facts: Hashable = ()) -> None:
         """Begin a step."""
-        self.safely(self._meter.start_step, batch, facts)
+        self.safely(self._meter.start_step, batch, (facts, self._remade))
 
     def end(self) -> None:
         """End the step that has begun, if one has."""
@@ -125,7 +133,45 @@ class Fit:
         Args:
             batches: finds out what it ran.
         """
-        self.safely(lambda: self._meter.end_execution(batches()))
+        found = self.safely(batches)
+        if found is None:
+            self.safely(self._meter.drop_execution)
+        else:
+            self.safely(self._meter.end_execution, found, self._remade)
+
+    def _outermost(self) -> Fit | None:
+        """Return the fit whose wraps lie around all others'; a train function may be made anew."""
+        return Fit.of(vars(self._model).get("make_train_function"))
+
+    def _wrapping_anew(self, metered: Callable[[Call], Call]) -> Callable[[Call], Call]:
+        """Make a wrapper that wraps the train function again when there is another.
+
+        A callback that freezes layers has it made anew, in the middle of a fit.
+        """
+
+        def wrap(call: Call) -> Call:
+            @functools.wraps(call)
+            def make_train_function(*args: Any, **kwargs: Any) -> Any:
+                before = vars(self._model).get("train_function")
+                result = call(*args, **kwargs)
+                made = vars(self._model).get("train_function")
+                if made is not before and made is not None and not self.is_over():
+                    self.safely(self._wrap_anew, metered)
+                return result
+
+            setattr(make_train_function, _FIT, self)
+            self.maker = make_train_function
+            return make_train_function
+
+        return wrap
+
+    def _wrap_anew(self, metered: Callable[[Call], Call]) -> None:
+        # What it does may be another amount of work, for batches of the same shapes.
+        self._remade += 1
+        self._train_function.remove()  # forgets the one that is gone
+        metering, self._meter.metering = self._meter.metering, False
+        self._train_function.wrap(self._model, "train_function", self._unless_over(metered))
+        self._meter.metering = metering
 
     def _unless_over(self, metered: Callable[[Call], Call]) -> Callable[[Call], Call]:
         def wrap(call: Call) -> Call:
@@ -161,16 +207,17 @@ class Fit:
             interrupted = isinstance(error, KeyboardInterrupt)
             self.safely(self._ended, "interrupted" if interrupted else "failed")
 
-    def _left_out(self, call: Call) -> Call:
+    def _left_out(self, call: Call, *, saves: bool = False) -> Call:
         @functools.wraps(call)
         def left_out(*args: Any, **kwargs: Any) -> Any:
             self.settle()
-            self.safely(self._meter.leave_out, "checkpoint")
+            self.safely(self._meter.leave_out, "checkpoint" if saves else "validation")
             try:
                 result = call(*args, **kwargs)
             finally:
                 self.safely(self._meter.take_back)
-            self.safely(self._saved, kwargs.get("filepath", args[0] if args else None))
+            if saves:
+                self.safely(self._saved, kwargs.get("filepath", args[0] if args else None))
             return result
 
         return left_out

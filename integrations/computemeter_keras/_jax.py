@@ -14,7 +14,7 @@ from computemeter.devices import jax_device
 from computemeter.jax_clock import JaxClock
 from computemeter.ranks import SoloRanks
 from computemeter.records import Count
-from computemeter_keras._backends import parameters_of
+from computemeter_keras._backends import Parameters
 from computemeter_keras._fit import Call, Fit, now
 
 
@@ -25,11 +25,14 @@ class KerasModel:
         self._model = model
         self._results: Any = None
         devices = _devices()
+        # AMD's GPUs are "gpu" too, and have no TF32.
+        on_amd = "rocm" in devices[0].client.platform_version
+        self._platform = "rocm" if on_amd else devices[0].platform
         self.device_clock = JaxClock()
         self.counter = TracedCounter(
             self._count,
             lambda: jax_device(devices[0]),
-            lambda: parameters_of(model),
+            Parameters(model),
             warn,
             dtype=model.compute_dtype,
         )
@@ -72,7 +75,7 @@ class KerasModel:
             traced = jax.make_jaxpr(model.train_step)(
                 tuple(shapes), jax.tree_util.tree_map(_shape_of, batch)
             )
-        return count_jaxpr(traced)
+        return count_jaxpr(traced, platform=self._platform)
 
 
 class _Watched:

@@ -18,7 +18,7 @@ from computemeter.devices import tensorflow_device
 from computemeter.ranks import SoloRanks
 from computemeter.records import Count
 from computemeter.tensorflow_clock import TensorflowClock
-from computemeter_keras._backends import parameters_of
+from computemeter_keras._backends import Parameters
 from computemeter_keras._executions import Executions, Sizes
 from computemeter_keras._fit import Call, Fit
 
@@ -34,7 +34,7 @@ class KerasModel:
         self.counter = TracedCounter(
             self._count,
             tensorflow_device,
-            lambda: parameters_of(model),
+            Parameters(model),
             warn,
             dtype=model.compute_dtype,
         )
@@ -108,7 +108,7 @@ class KerasModel:
         step = tf.function(
             lambda data: self._strategy.run(self._model.train_step, (data,)), autograph=False
         )
-        return count_graph(step.get_concrete_function(data).graph)
+        return count_graph(step.get_concrete_function(data).graph, tf32=_uses_tf32())
 
 
 class _Noted:
@@ -141,11 +141,11 @@ class _Spread(NamedTuple):
 
 
 def _sized(spec: Any, sizes: list[int]) -> Any:
-    """Fill in a spec's first dimension, replica by replica; leave one that has none."""
+    """Fill in a spec's first dimension, replica by replica, where it has one that is not known."""
     if isinstance(spec, tf.TensorSpec):
-        return (
-            spec if not spec.shape.rank else tf.TensorSpec([sizes[0], *spec.shape[1:]], spec.dtype)
-        )
+        if not spec.shape.rank or spec.shape[0] is not None:
+            return spec
+        return tf.TensorSpec([sizes[0], *spec.shape[1:]], spec.dtype)
     if type(spec).__name__ != "PerReplicaSpec":
         return spec
     parts = zip(spec._component_specs, sizes, strict=True)  # noqa: SLF001 - it has no public name
@@ -166,6 +166,15 @@ def _trace_as_usual(call: Call, iterator: Any) -> None:
     step: Any = getattr(cells["one_step_on_data"].cell_contents, "__wrapped__", None)
     if hasattr(step, "get_concrete_function"):  # not when run eagerly
         step.get_concrete_function(spec)
+
+
+def _uses_tf32() -> bool:
+    """Say whether TensorFlow may round float32 to TF32, as it does on NVIDIA's GPUs by default."""
+    return (
+        bool(tf.config.list_logical_devices("GPU"))
+        and tf.test.is_built_with_cuda()
+        and tf.config.experimental.tensor_float_32_execution_enabled()
+    )
 
 
 def _ranks(strategy: Any, *, on_cpu: bool) -> SoloRanks:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from computemeter.counters.torch_counter import TorchCounter
-from computemeter_keras._backends import parameters_of
+from computemeter_keras._backends import Parameters
 from computemeter_keras._fit import Call, Fit
 
 
@@ -41,10 +41,18 @@ class _Counter(TorchCounter):
     """Counts parameters as Keras does: seeds are none."""
 
     def __init__(self, model: Any, warn: Callable[[str], None]) -> None:
-        devices = {parameter.device for parameter in model.parameters()}
-        device = devices.pop() if len(devices) == 1 else None
-        super().__init__(model, device or torch.device("cpu"), warn)
-        self._numbers = parameters_of(model)
+        super().__init__(model, _device_of(model, warn), warn)
+        self._of_keras = Parameters(model)
 
     def parameter_counts(self) -> tuple[int, int] | None:
-        return self._numbers
+        return self._of_keras()
+
+
+def _device_of(model: Any, warn: Callable[[str], None]) -> torch.device:
+    devices = {parameter.device for parameter in model.parameters()}
+    accelerators = sorted((each for each in devices if each.type != "cpu"), key=str)
+    device = next(iter(accelerators), torch.device("cpu"))
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        warn(f"the model is on several devices ({names}): method 2 takes it all to be on {device}")
+    return device

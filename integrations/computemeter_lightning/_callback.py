@@ -66,10 +66,9 @@ class ComputeMeter(Callback):
         if loss_key is not None and not isinstance(loss_key, str):
             raise TypeError(f"loss_key={loss_key!r}: accepted is a text, or None")
         self.failures = Failures()
-        # Each fit has a meter of its own, and trackers given as an iterator can be read only once.
-        self._options = options
-        if "trackers" in options:
-            self._options = {**options, "trackers": checked.trackers}
+        # Each fit has a meter of its own: what is read from outside is read once, now.
+        read = {name: getattr(checked, name) for name in ("peak_flops", "trackers")}
+        self._options: Any = {**options, **{name: read[name] for name in read if name in options}}
         self._loss_key = loss_key
         self._meter = Meter(**self._options)
         self._patches = Patches()
@@ -94,8 +93,11 @@ class ComputeMeter(Callback):
         same = self._trainer is not None and self._trainer() is trainer
         carried = self._restored or (Carried.from_state(self._meter.state_dict()) if same else None)
         self._restored, self._step, self._trainer = None, None, ref(trainer)
+        told = self._meter.telling
         self._meter = Meter(**self._options)
         self._meter.failures = self.failures
+        if same:
+            self._meter.telling = told
         # Until the Trainer is wrapped nothing is measured, and a zero would say that it was.
         self._meter.metering = False
         self._meter.attach(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from computemeter.delivery import Delivery
-from computemeter.sinks import RunContext, finite, log_warning, sink_name_of
+from computemeter.sinks import RunContext, describe, finite, log_warning, sink_name_of
 
 __all__ = ["WandbSink", "attach"]
 
@@ -61,13 +61,14 @@ class WandbSink:
         """
         self.run_id = str(run.id)
         self._run, self._rows = run, rows
+        self._warn = warn or log_warning
         # Replaced as a whole, never changed: both threads read them.
         self._latest: Mapping[str, float] = {}
         self._tags: Mapping[str, str] = {}
         self._alerts: deque[tuple[str, str]] = deque()
         self._entry: dict[str, Any] | None = None
         self._delivery: Delivery[_Row] = Delivery(
-            self._send, warn=warn or log_warning, label="W&B", interval=interval
+            self._send, warn=self._warn, label="W&B", interval=interval
         )
 
     def log(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
@@ -97,12 +98,18 @@ class WandbSink:
         for row in rows:
             if self._rows and row.values:
                 self._run.log({**row.values, _STEP: row.step, "_timestamp": row.time})
-        while self._alerts:
-            title, text = self._alerts[0]
-            self._run.alert(title=title, text=text)
-            self._alerts.popleft()  # only now: what failed is sent again
         # Explicit, because a user's define_metric("*", summary="max") would make {"max": value}.
         self._run.summary.update({**self._latest, _ENTRY: self._facts()})
+        self._send_alerts()
+
+    def _send_alerts(self) -> None:
+        """Try each alert once: sending the batch again for its sake would log its rows twice."""
+        while self._alerts:
+            title, text = self._alerts.popleft()
+            try:
+                self._run.alert(title=title, text=text)
+            except Exception as error:  # noqa: BLE001 - W&B raises what it likes
+                self._warn(f"W&B took no alert: {describe(error)}")
 
     def _begin(self) -> None:
         if self._rows:

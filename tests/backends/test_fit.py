@@ -6,6 +6,7 @@ Most tests train 3 -> 4 -> 2. Per example and with 2 FLOPs a multiply-add, that 
     input gradients     2 * 4*2         = 16, of the second layer alone
 """
 
+import functools
 import gc
 import shutil
 import time
@@ -77,7 +78,8 @@ def assert_counted(summary, flops, steps, samples=None):
 
 def assert_as_found(model, train_function):
     assert model.train_function is train_function
-    assert not {"save", "save_weights"} & vars(model).keys()
+    wrapped = {"save", "save_weights", "evaluate", "predict", "make_train_function"}
+    assert not wrapped & vars(model).keys()
 
 
 # The meter's hooks. -------------------------------------------------------------------------
@@ -231,6 +233,58 @@ def test_a_frozen_layer(frozen, per_example):
     assert_counted(summary, ROWS * per_example, 3)
     # Weights and biases: 3*4 + 4 and 4*2 + 2.
     assert (summary.parameters, summary.trainable_parameters) == (26, (10, 16)[frozen])
+
+
+@pytest.mark.parametrize(
+    "compiled", [{}, pytest.param({"steps_per_execution": 3}, marks=not_on_torch)]
+)
+@pytest.mark.parametrize("meters", [1, 2])
+def test_layers_frozen_in_the_middle_of_a_fit(compiled, meters):
+    """The train function is made anew, and its steps are another amount of work from then on."""
+    model, watching = net(**compiled), [meter() for _ in range(meters)]
+    # Keras on JAX cannot freeze in a fit, with a meter or without; it makes the function anew.
+    frozen, made = BACKEND != "jax", []
+    per_example = 40 + 16 if frozen else PER_EXAMPLE
+
+    def freeze():
+        model.layers[0].trainable = not frozen
+        model.make_train_function(force=True)
+        made.append(model.train_function)
+
+    fit(model, callbacks=[*watching, at("on_epoch_end", 0, freeze)], epochs=3)
+    for each in watching:
+        flops = ROWS * PER_EXAMPLE + 2 * ROWS * per_example
+        assert_counted(each.summary(), flops, 9, 3 * ROWS)
+    assert_as_found(model, made[0].__wrapped__ if meters == 1 else made[0].__wrapped__.__wrapped__)
+    fit(model, callbacks=[watching[0]])
+    assert_counted(watching[0].summary(), ROWS * per_example, 3)
+
+
+def test_a_train_function_that_is_wrapped_by_the_user_is_not_metered_twice():
+    """Each `train_on_batch` asks for a train function, and keeps the one there is."""
+    model, watching = net(), meter()
+    fit(model)
+    with watching.training(model):
+        inner = model.train_function
+        model.train_function = functools.partial(inner)
+        for x, y in batches(4, 4, 2):
+            model.train_on_batch(x, y)
+    assert_counted(watching.summary(), ROWS * PER_EXAMPLE, 3)
+
+
+def test_a_train_function_made_anew_with_one_of_two_meters():
+    """The other's fit has ended: it must not stay on the model."""
+    model, meters, made = net(), [meter(), meter()], []
+
+    def end_and_make():
+        meters[0].on_train_end()
+        model.make_train_function(force=True)
+        made.append(model.train_function)
+
+    fit(model, callbacks=[*meters, at("on_epoch_end", 0, end_and_make)], epochs=2)
+    assert_counted(meters[0].summary(), ROWS * PER_EXAMPLE, 3)
+    assert_counted(meters[1].summary(), 2 * ROWS * PER_EXAMPLE, 6)
+    assert_as_found(model, made[0].__wrapped__)
 
 
 class OnJax:

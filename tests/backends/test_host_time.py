@@ -60,3 +60,38 @@ def test_where_the_wall_time_of_a_fit_goes(tmp_path):
         summary.wall_seconds - parts["validation"] - parts["checkpoint"], abs=2.0
     )
     assert summary.steps == 8
+
+
+class Slowly(keras.layers.Layer):
+    """Takes its time in evaluation and prediction."""
+
+    def call(self, x, training=False):
+        if not training:
+            time.sleep(PAUSE)
+        return x
+
+
+class Looks(keras.callbacks.Callback):
+    """Evaluates and predicts, and tells the meter nothing."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        x, y = np.ones((8, 4), "float32"), np.zeros((8, 2), "float32")
+        self.model.evaluate(x, y, batch_size=8, verbose=0)
+        self.model.predict(x, batch_size=8, verbose=0)
+
+
+def test_a_callback_that_evaluates_and_predicts_does_not_train():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Slowly()(keras.layers.Dense(2)(inputs)))
+    model.compile("sgd", "mse", run_eagerly=True)
+    x, y = np.ones((16, 4), "float32"), np.zeros((16, 2), "float32")
+    meter = ComputeMeter(ledger=None, trackers=None, verbose=0)
+    began = time.perf_counter()
+    model.fit(x, y, batch_size=8, epochs=3, callbacks=[meter, Looks()], verbose=0)
+    spent = time.perf_counter() - began
+    summary = meter.summary()
+    # Each epoch evaluates one batch and predicts one.
+    assert summary.host_seconds["validation"] >= 3 * 2 * PAUSE
+    assert summary.training_seconds <= spent - 3 * 2 * PAUSE
+    # Two batches an epoch; per example, Dense 4 -> 2 does 2 * 4*2 forward, and for its gradient.
+    assert (summary.steps, summary.model_flops) == (3 * 2, 3 * 16 * 2 * 2 * 4 * 2)

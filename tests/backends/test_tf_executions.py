@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorflow.python.distribute.values import PerReplicaSpec
 
 from computemeter.keras import ComputeMeter
 from computemeter_keras._executions import Executions, Sizes
+from computemeter_keras._tensorflow import _sized
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("Keras runs on another backend", allow_module_level=True)
@@ -183,6 +185,67 @@ def test_data_that_begins_with_something_else():
     data = rows.map(lambda x, y: {"a": tf.constant(1), "z": (x, y)})
     fit(model, data, batch_size=None, callbacks=[watching])
     assert_counted(watching, ROWS, 3)
+
+
+class Mixed(keras.Model):
+    """Multiplies each example by a matrix that comes with the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(4)
+
+    def call(self, inputs):
+        return self.dense(tf.matmul(inputs["x"], inputs["a"]))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_first_dimension_that_is_not_the_batch(steps):
+    """Rows of 5 times a matrix of 5 rows and 7 columns, and on to 4 numbers."""
+    rows = tf.data.Dataset.from_tensor_slices(np.ones((11, 5), "float32")).batch(4)
+    data = rows.map(lambda x: ({"x": x, "a": tf.ones((5, 7))}, tf.ones((tf.shape(x)[0], 4))))
+    model, watching = Mixed(), meter()
+    model.compile("sgd", "mse", steps_per_execution=steps)
+    fit(model, data, batch_size=None, callbacks=[watching])
+    summary = watching.summary()
+    assert (summary.warnings, summary.uncounted_ops) == ((), {})
+    # The product of the data has no gradient; the Dense layer's has that of its weights.
+    assert summary.model_flops == 11 * (2 * 5 * 7 + 2 * 2 * 7 * 4)
+    assert (summary.steps, summary.samples) == (3, 11)
+
+
+def test_only_unknown_first_dimensions_are_filled_in():
+    unknown, matrix = tf.TensorSpec([None, 5]), tf.TensorSpec([5, 7])
+    assert _sized(unknown, [3]) == tf.TensorSpec([3, 5])
+    assert _sized(matrix, [3]) == matrix
+    assert _sized(PerReplicaSpec(unknown, unknown), [3, 2]) == PerReplicaSpec(
+        tf.TensorSpec([3, 5]), tf.TensorSpec([2, 5])
+    )
+    assert _sized(PerReplicaSpec(matrix, matrix), [3, 2]) == PerReplicaSpec(matrix, matrix)
+
+
+def test_batches_of_a_known_size():
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(BATCH, drop_remainder=True)
+    model, watching = net(steps_per_execution=2), meter()
+    fit(model, data, batch_size=None, epochs=2, callbacks=[watching])
+    assert_counted(watching, 2 * 2 * BATCH, 2 * 2)
+
+
+class Sparse(keras.Model):
+    """Takes sparse data alone, of which the meter cannot tell how many examples it has."""
+
+    def train_step(self, data):
+        return super().train_step((tf.sparse.to_dense(data), tf.zeros((4, 2))))
+
+
+def test_executions_of_unknown_size_are_not_reported_as_none():
+    model, watching = net(Sparse, steps_per_execution=2), meter()
+    rows = tf.data.Dataset.from_tensors(tf.sparse.from_dense(np.ones((4, 3), "float32")))
+    fit(model, rows.repeat(4), batch_size=None, callbacks=[watching])
+    summary = watching.summary()
+    assert any("the size of a batch is not known" in warning for warning in summary.warnings)
+    assert summary.model_flops is None
+    # The executions have taken their time all the same.
+    assert summary.training_seconds > 0
 
 
 class Sums:

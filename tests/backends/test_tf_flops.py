@@ -29,8 +29,8 @@ def f(*shape, dtype="float32"):
     return tf.TensorSpec(shape, dtype)
 
 
-def count(function, *specs):
-    return count_graph(tf.function(function).get_concrete_function(*specs).graph)
+def count(function, *specs, **options):
+    return count_graph(tf.function(function).get_concrete_function(*specs).graph, **options)
 
 
 def flops(function, *specs):
@@ -173,14 +173,14 @@ def xla():
     return xla
 
 
-def dot_general(left, right):
+def dot_general(left, right, precision=None):
     """Multiply (batch, i, j) by (k, batch, j)."""
     numbers = xla().xla_data_pb2.DotDimensionNumbers()
     numbers.lhs_batch_dimensions.append(0)
     numbers.rhs_batch_dimensions.append(1)
     numbers.lhs_contracting_dimensions.append(2)
     numbers.rhs_contracting_dimensions.append(2)
-    return xla().dot_general(left, right, numbers)
+    return xla().dot_general(left, right, numbers, precision)
 
 
 def xla_conv(lhs_dilation=(1, 1)):
@@ -350,6 +350,50 @@ def test_precision_is_that_of_the_factors():
     counted = count(sizes_first, f(1, 4, 4, 2, dtype="bfloat16"), f(3, 3, 2, 5, dtype="bfloat16"))
     assert counted.by_dtype == {"bfloat16": 2 * 2 * 4 * 90}  # 2x2 positions, weight 3*3*2*5
     assert set(counted.by_op) == {"tf::Conv2DBackpropInput", "tf::Conv2DBackpropFilter"}
+
+
+ON_TENSOR_UNITS = [
+    "MatMul", "broadcast", "Einsum, ellipsis", "Conv2D, groups", "Conv3D", "DepthwiseConv2dNative",
+    "XlaConvV2", "CudnnRNNV3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ON_TENSOR_UNITS)
+def test_precision_of_float32_products_is_tf32_where_allowed(name):
+    function, *specs, forward = SINGLE[name]
+    assert count(function, *specs).by_dtype == {"float32": forward}
+    assert count(function, *specs, tf32=True).by_dtype == {"tf32": forward}
+    if not name.startswith("Xla"):
+        first = (lambda *x: cudnn()(*x)[0]) if name == "CudnnRNNV3" else function
+        backward = count(gradients(first), *specs, tf32=True)
+        assert backward.by_dtype == {"tf32": backward.model_flops}
+
+
+@pytest.mark.parametrize("name", ["complex", "Cholesky", "MatrixSolve", "RFFT"])
+def test_precision_of_other_work_is_what_it_was(name):
+    function, *specs, _flops = SINGLE[name]
+    assert count(function, *specs, tf32=True) == count(function, *specs)
+
+
+def test_precision_of_fewer_bits_is_what_it_was():
+    narrow = f(4, 4, dtype="bfloat16")
+    assert count(tf.matmul, narrow, narrow, tf32=True).by_dtype == {"bfloat16": 128}  # 2 * 4*4*4
+
+
+@pytest.mark.parametrize(("level", "computed_in"), [(0, "tf32"), (1, "tf32"), (2, "float32")])
+def test_precision_of_xla_products(level, computed_in):
+    def multiply(left, right):
+        config = xla().xla_data_pb2.PrecisionConfig(operand_precision=[0, level])
+        return dot_general(left, right, config)
+
+    counted = count(multiply, f(2, 3, 4), f(5, 2, 4), tf32=True)
+    assert counted.by_dtype == {computed_in: 240}  # 2 * 2*3*4*5
+
+
+def test_precision_reaches_inner_functions():
+    repeat = loop(0, lambda i, _: i < 7, lambda i: i + 1)
+    inner = tf.function(repeat)
+    assert count(lambda x: inner(x + 1), SQUARE, tf32=True).by_dtype == {"tf32": 7 * 54}
 
 
 # What runs.

@@ -13,6 +13,7 @@ BASE = HostTime(
     training=60.0,
     steps=40.0,
     waiting=12.0,
+    waiting_before=2.0,
     validation=15.0,
     checkpoint=5.0,
     paused=3.0,
@@ -60,6 +61,12 @@ def test_the_parts_add_up_to_the_whole(change):
 def test_where_waiting_was_not_seen_it_is_what_passes_between_steps():
     # 60 s of training, 40 s of them in steps, 1 s of our own logging, 2 s of tracing
     assert replace(BASE, waiting=None, tracing=2.0).stall == pytest.approx(60 - 40 - 1 - 2)
+
+
+def test_waiting_for_the_first_batch_is_no_stall_of_the_training():
+    assert BASE.stall_in_training == 10.0
+    assert BASE.stall == 12.0
+    assert replace(BASE, waiting=None).stall_in_training is None
 
 
 def test_compiling_is_no_cost_of_counting():

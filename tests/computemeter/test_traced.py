@@ -60,6 +60,9 @@ class DeviceClock:
     def busy_seconds(self, step_seconds):
         return None
 
+    def compile_seconds_outside(self):
+        return 0.0
+
     def compile_seconds(self):
         return None
 

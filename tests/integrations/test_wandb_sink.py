@@ -220,3 +220,15 @@ def test_an_alert_reaches_the_run_once(run):
     assert [(each.title, each.text) for each in alerts] == [
         ("computemeter: count_suspect", "3 calls have no formula")
     ]
+
+
+def test_an_alert_that_fails_repeats_no_row(run, monkeypatch):
+    monkeypatch.setattr(type(run), "alert", lambda *_, **__: 1 / 0)
+    warnings = []
+    sink = WandbSink(run, rows=True, interval=0.05, warn=warnings.append)
+    sink.log({"compute/flops": 1.0}, step=1, time=TIME)
+    sink.alert("computemeter: count_suspect", "text")
+    assert sink.close(SOON) == 0
+    assert len(warnings) == 1
+    rows = [record for record in records(run) if record.HasField("history")]
+    assert len(rows) == 1
