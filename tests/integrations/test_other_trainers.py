@@ -206,8 +206,8 @@ def test_hugging_face_evaluation_time_is_taken_out(hugging_face):
 
         trainer.prediction_step = waits
         trainer.train()
-    # Two ticks a step and two an evaluation; the one between the steps took 200 and is out. One more
-    # tick is that of the wall time, which the journal opens with.
+    # Two ticks a step and two an evaluation; the one between the steps took 200 and is out. One
+    # more is that of the wall time, read when the journal opens.
     assert meter.summary().training_seconds == 5.0
 
 
