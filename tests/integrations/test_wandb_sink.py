@@ -41,12 +41,22 @@ def records(run):
     run.finish()
     (path,) = folder.glob("*.wandb")
     deadline = time.monotonic() + SOON
-    found = read(path.read_bytes())
+    found = read_so_far(path)
     while not any(record.HasField("exit") for record in found):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-        found = read(path.read_bytes())
+        found = read_so_far(path)
     return found
+
+
+def read_so_far(path):
+    """Read a file that may be in the middle of being written."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        return read(path.read_bytes())
+    except DecodeError:
+        return []
 
 
 def read(data):
