@@ -423,9 +423,9 @@ def counts_noted() -> Iterator[None]:
     """Tell the feeds which of their steps are counted."""
     start = TorchCounter.start
 
-    def noted(counter: TorchCounter) -> None:
+    def noted(counter: TorchCounter, batch: object = None) -> None:
         _THIS.feed.note_count()
-        start(counter)
+        start(counter, batch)
 
     with mock.patch.object(TorchCounter, "start", noted):
         yield
