@@ -253,6 +253,9 @@ class RunRecord:
         device_seconds: training seconds x devices, all segments.
         segments: how many launches were added up.
         estimated: true where no meter ran and the tracker's own facts were used.
+        steps: of all segments; None where a source does not say.
+        possible_flops: what the devices could have done at their peak in the same time; None where
+            the peak is not known.
     """
 
     run_id: str
@@ -278,3 +281,11 @@ class RunRecord:
     device_seconds: float | None
     segments: int
     estimated: bool
+    steps: int | None = None
+    possible_flops: int | None = None
+
+    @property
+    def overclaims(self) -> bool:
+        """Whether it claims more than its devices could have done: marked, and in no sum."""
+        possible, claimed = self.possible_flops, self.spent_flops
+        return possible is not None and claimed is not None and claimed > possible
