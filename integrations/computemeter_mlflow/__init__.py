@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeAlias
 
-from computemeter.delivery import Delivery
-from computemeter.sinks import RunContext, finite, log_warning, redact, sink_name_of
-from computemeter_mlflow._batches import LogBatch, Value, in_calls, open_run
+from computemeter.delivery import Delivery, Rejected
+from computemeter.sinks import RunContext, describe, finite, log_warning, redact, sink_name_of
+from computemeter_mlflow._batches import Call, Value, as_tags, in_calls
+from computemeter_mlflow._remote import RemoteRun, judged, open_run
 
 __all__ = ["MLflowSink", "attach"]
 
-_LONGEST_TAG = 8000
+MakeFiles: TypeAlias = Callable[[Path], Sequence[Path]]
+"""Writes files into a folder and returns them."""
+
 _COMPUTE = "compute/pfs_days"
 # MLflow's chart has no logarithmic axis for a metric.
 _LOG_COMPUTE = "compute/log10_pfs_days"
@@ -42,6 +48,9 @@ class MLflowSink:
 
     >>> sink = MLflowSink(tracking_uri="http://host:5000", run_id="0a1b")  # doctest: +SKIP
     >>> meter = Meter(trackers=[sink])  # doctest: +SKIP
+
+    Attributes:
+        destination: the server or database, without credentials.
     """
 
     name = "mlflow"
@@ -72,16 +81,22 @@ class MLflowSink:
         # Here and not in the thread: a worker forked in the middle of an import would hang.
         mlflow = _import_mlflow()
         self.run_id = run_id
-        self.tracking_uri: str = tracking_uri or mlflow.get_tracking_uri()
-        self._log_batch: LogBatch | None = None
-        # Replaced as a whole, never changed: both threads read it.
+        self._uri: str = tracking_uri or mlflow.get_tracking_uri()
+        self.destination = redact(self._uri)
+        self._warn = warn or log_warning
+        self._run: RemoteRun | None = None
+        self._reached = False
+        # Replaced as a whole, never changed: both threads read them.
         self._tags: Mapping[str, str] = {}
         self._sent_tags: Mapping[str, str] = {}
+        self._refused: frozenset[str] = frozenset()
+        self._make: MakeFiles | None = None
         self._delivery: Delivery[_Point] = Delivery(
             self._send,
-            warn=warn or log_warning,
-            label=f"MLflow at {redact(self.tracking_uri)}",
+            warn=self._warn,
+            label=f"MLflow at {self.destination}",
             interval=interval,
+            store_files=self._store_files,
         )
 
     def log(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
@@ -93,28 +108,101 @@ class MLflowSink:
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Queue facts about the run; the newest value of a key is the one that is sent."""
-        new = {f"computemeter.{key}": str(value)[:_LONGEST_TAG] for key, value in tags.items()}
-        self._tags = {**self._tags, **new}
-        # Wakes the thread; the tags themselves are not queued, so a full queue never drops them.
-        self._delivery.put(_Point({}, 0, 0))
+        # Not in the queue: a full one would drop them.
+        self._tags = {**self._tags, **as_tags(tags)}
+        self._delivery.wake()
+
+    def files(self, make: MakeFiles) -> None:
+        """Have files stored among the run's artifacts, in the folder "compute", when it closes.
+
+        Args:
+            make: writes files into a temporary folder and returns them; called in the sink's
+                thread once every value is delivered. What it raises is warned of.
+        """
+        self._make = make
+        self._delivery.wake()
 
     def close(self, timeout: float = 5.0) -> int:
-        """Send what is queued, for at most `timeout` seconds; return how much was not delivered."""
+        """Send what is queued, for at most `timeout` seconds; return the steps not delivered."""
         return self._delivery.close(timeout)
 
     def _send(self, points: list[_Point]) -> None:
-        if self._log_batch is None:
-            self._log_batch = open_run(self.tracking_uri, self.run_id)
-        tags = self._tags
-        unsent = {key: text for key, text in tags.items() if self._sent_tags.get(key) != text}
         values = [
             Value(key, value, point.timestamp, point.step)
             for point in points
             for key, value in point.values.items()
+            if key not in self._refused
         ]
-        for call_values, call_tags in in_calls(values, unsent):
-            self._log_batch(call_values, call_tags)
+        try:
+            self._store(in_calls(values, {}))
+        except Rejected:
+            if len(points) > 1:
+                raise  # Delivery cuts the batch until the step stands alone
+            self._send_apart(values)
+        self._send_tags()
+
+    def _send_apart(self, values: Sequence[Value]) -> None:
+        """Send one step's values one by one: a name that is refused must not cost the others."""
+        refused = self._store_apart(Call([value], {}) for value in values)
+        if len(refused) == len(values):
+            raise refused[0][1]
+        self._refused |= {call.values[0].key for call, _ in refused}
+        self._say_refused(refused)
+
+    def _send_tags(self) -> None:
+        tags = self._tags
+        unsent = {key: text for key, text in tags.items() if self._sent_tags.get(key) != text}
+        for call in in_calls((), unsent):
+            try:
+                self._store([call])
+            except Rejected:
+                each = (Call((), {key: text}) for key, text in call.tags.items())
+                self._say_refused(self._store_apart(each))
         self._sent_tags = tags
+
+    def _store_apart(self, calls: Iterable[Call]) -> list[tuple[Call, Rejected]]:
+        """Make calls one by one; return those that are refused."""
+        refused = []
+        for call in calls:
+            try:
+                self._store([call])
+            except Rejected as error:
+                refused.append((call, error))
+        return refused
+
+    def _store(self, calls: Iterable[Call]) -> None:
+        if self._run is None:
+            self._run = open_run(self._uri, self.run_id)
+        for call in calls:
+            try:
+                self._run.log_batch(*call)
+            except Exception as error:
+                raise judged(error, reached=self._reached) from error
+            self._reached = True
+
+    def _say_refused(self, refused: list[tuple[Call, Rejected]]) -> None:
+        for _, error in refused[:1]:
+            self._warn(
+                f"MLflow at {self.destination}: some metrics or tags are refused for good and left "
+                f"out ({len(refused)}; {describe(error)}); the ledger keeps everything"
+            )
+
+    def _store_files(self, deadline: float) -> None:
+        make, self._make = self._make, None
+        if make is None:
+            return
+        run = self._run or open_run(self._uri, self.run_id)
+        failures: list[Exception] = []
+        with TemporaryDirectory(prefix="computemeter-") as folder:
+            for path in make(Path(folder)):
+                if time.monotonic() >= deadline:
+                    raise TimeoutError(f"no time was left for {path.name}")
+                try:
+                    run.store_file(path)
+                except Exception as error:  # noqa: BLE001 - the next file may be taken
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
 
 class _Point(NamedTuple):

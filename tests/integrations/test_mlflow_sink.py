@@ -1,22 +1,17 @@
 """The MLflow sink against a real store: everything is there once, and an outage hurts nobody."""
 
-import json
 import math
 import random
-import socket
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 mlflow = pytest.importorskip("mlflow")
 
-from computemeter import delivery  # noqa: E402
 from computemeter.sinks import RunContext, Sink, attach_all  # noqa: E402
 from computemeter_mlflow import MLflowSink, attach  # noqa: E402 - after the check for mlflow
-from computemeter_mlflow._batches import in_calls, open_run  # noqa: E402
+from computemeter_mlflow._batches import in_calls  # noqa: E402
 
 SOON = 30.0
 TIME = 1_700_000_000.123
@@ -48,17 +43,17 @@ def store(uri, monkeypatch):
     mlflow.set_tracking_uri(before)
 
 
-@pytest.fixture
-def closed_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def history(client, run_id, key):
     return [
         (each.step, each.timestamp, each.value) for each in client.get_metric_history(run_id, key)
     ]
+
+
+def wait_until(happened):
+    deadline = time.monotonic() + SOON
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_values_and_tags_arrive_once_with_their_step_and_time(uri, client, run_id):
@@ -126,90 +121,123 @@ def test_many_values_arrive(uri, client, run_id):
     assert len(history(client, run_id, "a")) == len(history(client, run_id, "b")) == 600
 
 
-def test_a_server_that_cannot_be_reached_costs_one_warning(monkeypatch, closed_port):
-    monkeypatch.setattr(delivery, "_FIRST_BACKOFF", 0.01)
+def sink_at(uri, warnings=None, run_id="0" * 32, **options):
+    warn = (warnings if warnings is not None else []).append
+    return MLflowSink(tracking_uri=uri, run_id=run_id, warn=warn, **options)
+
+
+def log_steps(sink, count, **values):
+    for step in range(count):
+        sink.log({"compute/loss": 2.5, **values}, step=step, time=TIME)
+
+
+def test_a_run_deleted_while_it_trains_is_given_up_in_one_line(uri, client, run_id):
     warnings = []
-    sink = MLflowSink(
-        tracking_uri=f"http://ann:s3cret@127.0.0.1:{closed_port}",
-        run_id="0" * 32,
-        warn=warnings.append,
-        interval=0.01,
-    )
-    before = random.getstate()
-    for step in range(5):
-        sink.log({"compute/pfs_days": 1.0}, step=step, time=TIME)
-    sink.tag({"verdict": "agree"})
-    started = time.monotonic()
-    assert sink.close(0.5) == 6
-    assert time.monotonic() - started < SOON
+    sink = sink_at(uri, warnings, run_id, interval=0.01)
+    sink.log({"compute/loss": 2.5}, step=0, time=TIME)
+    wait_until(lambda: history(client, run_id, "compute/loss"))
+    client.delete_run(run_id)
+    sink.log({"compute/loss": 2.5}, step=1, time=TIME)
+    wait_until(lambda: warnings)
+    log_steps(sink, 10)
+    assert sink.close(SOON) == 11
     assert len(warnings) == 1
-    assert "s3cret" not in warnings[0]
-    # MLflow's own retries draw from the user's random numbers; ours must not.
-    assert random.getstate() == before
+    assert "gone" in warnings[0]
+    assert "must be in the 'active' state" in warnings[0]
 
 
-class Server(HTTPServer):
-    """Answers log-batch as MLflow does, after a number of failures."""
+def test_a_run_that_never_was_is_given_up_in_one_line(uri):
+    warnings = []
+    sink = sink_at(uri, warnings)
+    log_steps(sink, 3)
+    assert sink.close(SOON) == 3
+    assert len(warnings) == 1
+    assert "not found" in warnings[0]
 
-    def __init__(self, failures):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.failures, self.requests = failures, []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+def test_names_that_mlflow_refuses_are_left_out_in_one_line(uri, client, run_id):
+    warnings = []
+    sink = sink_at(uri, warnings, run_id)
+    log_steps(sink, 5, **{"a*b?": 1.0, "x" * 300: 1.0, "good": 3.0})
+    sink.log({"a*b?": 1.0}, step=9, time=TIME)
+    assert sink.close(SOON) == 0
+    assert [step for step, _, _ in history(client, run_id, "good")] == list(range(5))
+    assert client.get_run(run_id).data.metrics == {"compute/loss": 2.5, "good": 3.0}
+    assert len(warnings) == 1
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append((self.path, json.loads(body)))
-        self.send_response(503 if len(self.server.requests) <= self.server.failures else 200)
-        self.end_headers()
-        self.wfile.write(b"{}")
+def test_tags_hold_no_credentials_and_nothing_a_database_refuses(uri, client, run_id):
+    sink = sink_at(uri, run_id=run_id)
+    sink.tag({"a": "postgresql://u:s3cret@h/db is down", "b": "n\0ul", "c": "\udcff"})
+    assert sink.close(SOON) == 0
+    tags = client.get_run(run_id).data.tags
+    assert tags["computemeter.a"] == "postgresql://***@h/db is down"
+    assert (tags["computemeter.b"], tags["computemeter.c"]) == ("nul", "?")
 
-    def log_message(self, *args):
-        pass
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://ann:s3cret@host:5000", "http://***@host:5000"),
+        ("postgresql://u:s3cret@h/db", "postgresql://***@h/db"),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+    ],
+)
+def test_the_destination_is_shown_without_credentials(address, shown):
+    sink = sink_at(address)
+    assert sink.destination == shown
+    assert "s3cret" not in repr(sink)
+
+
+def two_files(folder):
+    (folder / "receipt.json").write_text("{}")
+    (folder / "loss.html").write_text("<p>")
+    return [folder / "receipt.json", folder / "loss.html"]
 
 
 @pytest.fixture
-def server():
-    servers = []
-
-    def start(failures=0):
-        servers.append(Server(failures))
-        return servers[0], f"http://127.0.0.1:{servers[0].server_port}"
-
-    yield start
-    for each in servers:
-        each.shutdown()
-        each.server_close()
+def run_with_artifacts(client, tmp_path):
+    """A run and the folder that its artifacts go to."""
+    place = tmp_path / "artifacts"
+    experiment = client.create_experiment(str(tmp_path), artifact_location=place.as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    return run_id, place / run_id / "artifacts" / "compute"
 
 
-def test_over_http_a_failed_batch_is_sent_again(monkeypatch, server):
-    monkeypatch.setattr(delivery, "_FIRST_BACKOFF", 0.01)
-    listening, address = server(failures=2)
+def test_files_are_stored_after_the_values(uri, client, run_with_artifacts):
+    run_id, place = run_with_artifacts
+    made, before = [], random.getstate()
+
+    def make(folder):
+        made.append(folder)
+        assert len(history(client, run_id, "compute/loss")) == 3
+        return two_files(folder)
+
     warnings = []
-    sink = MLflowSink(tracking_uri=address, run_id="0" * 32, warn=warnings.append)
-    sink.log({"compute/loss": 2.5}, step=7, time=TIME)
+    sink = sink_at(uri, warnings, run_id)
+    log_steps(sink, 3)
+    sink.files(make)
     assert sink.close(SOON) == 0
-    path = "/api/2.0/mlflow/runs/log-batch"
-    value = {"key": "compute/loss", "value": 2.5, "timestamp": 1_700_000_000_123, "step": 7}
-    sent = (path, {"run_id": "0" * 32, "metrics": [value], "tags": []})
-    assert listening.requests == [sent, sent, sent]
+    assert warnings == []
+    assert (place / "receipt.json").read_text() == "{}"
+    assert (place / "loss.html").read_text() == "<p>"
+    assert [folder.exists() for folder in made] == [False]
+    assert random.getstate() == before
+
+
+def test_files_that_cannot_be_made_cost_one_warning(uri, client, run_id):
+    def make(folder):
+        raise ImportError("no matplotlib for http://ann:s3cret@host")
+
+    warnings = []
+    sink = sink_at(uri, warnings, run_id)
+    log_steps(sink, 1)
+    sink.files(make)
+    assert sink.close(SOON) == 0
+    assert history(client, run_id, "compute/loss")
     assert len(warnings) == 1
-
-
-def test_over_http_a_request_is_what_mlflows_own_client_sends(server):
-    from computemeter_mlflow._batches import Value
-
-    listening, address = server()
-    ours = open_run(address, "0" * 32)
-    ours([Value("compute/loss", 2.5, 1_700_000_000_123, 7)], {"computemeter.verdict": "agree"})
-    mlflow.MlflowClient(address).log_batch(
-        "0" * 32,
-        metrics=[mlflow.entities.Metric("compute/loss", 2.5, 1_700_000_000_123, 7)],
-        tags=[mlflow.entities.RunTag("computemeter.verdict", "agree")],
-    )
-    # The client also asks for the server's version and the like; those are no POST.
-    assert listening.requests[0] == listening.requests[1]
+    assert "ImportError: no matplotlib" in warnings[0]
+    assert "s3cret" not in warnings[0]
 
 
 def test_mlflow_is_never_imported_to_look_for_a_run(monkeypatch):
