@@ -11,8 +11,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, TypedDict
 
+from computemeter.base_model import BaseModel
 from computemeter.peak_files import PeakFile, reason
-from computemeter.sinks import validate_trackers
+from computemeter.receipt import FILE_NAME
+from computemeter.sinks import redact, validate_trackers
 
 Ledger = str | Path | None
 
@@ -27,7 +29,7 @@ class OptionValues(TypedDict, total=False):
     settle_steps: int
     settle_seconds: float
     base_flops: float | None
-    base_model: str | None
+    base_model: str | Path | None
     project: str | None
     team: str | None
     ledger: Ledger
@@ -52,7 +54,8 @@ class Options:
         settle_steps: the verdict is "unknown" before this many steps...
         settle_seconds: ...and before this many seconds of training.
         base_flops: FLOP that made the weights this run starts from.
-        base_model: what these weights are.
+        base_model: what these weights are: a name; or a compute receipt, a checkpoint or a folder
+            with one, from which `base_flops` is taken. It is read now, and kept as a `BaseModel`.
         project: groups runs; also `COMPUTEMETER_PROJECT`.
         team: also `COMPUTEMETER_TEAM`.
         ledger: "auto" (a folder `compute_ledger` beside the run), a folder, or None for no ledger;
@@ -75,7 +78,7 @@ class Options:
     settle_steps: int = 50
     settle_seconds: float = 30.0
     base_flops: float | None = None
-    base_model: str | None = None
+    base_model: str | Path | BaseModel | None = None
     project: str | None = None
     team: str | None = None
     ledger: Ledger = "auto"
@@ -94,6 +97,7 @@ class Options:
         check_count("settle_steps", self.settle_steps, least=0)
         _check_number("settle_seconds", self.settle_seconds, "0 or more", least=0, optional=False)
         _check_number("base_flops", self.base_flops, "FLOP, 0 or more", least=0)
+        object.__setattr__(self, "base_model", _checked_base(self.base_model, self.base_flops))
         if self.alarm_at < self.warn_at:
             raise ValueError(
                 f"alarm_at={self.alarm_at!r} is below warn_at={self.warn_at!r}: "
@@ -106,7 +110,6 @@ class Options:
         # Kept as a tuple: an iterator given here could be read only once.
         object.__setattr__(self, "trackers", validate_trackers(self.trackers))
         _check_ledger(self.ledger)
-        _check_text("base_model", self.base_model)
         _check_text("project", self.project)
         _check_text("team", self.team)
 
@@ -126,6 +129,14 @@ class Options:
             if name not in names:
                 raise TypeError(_unknown_option(name, [*names, *also]))
         return cls(**{**_from_environment(), **given})
+
+    @property
+    def base(self) -> BaseModel | None:
+        """What is known of the model this run starts from; None where it starts from none."""
+        known = self.base_model if isinstance(self.base_model, BaseModel) else None
+        if self.base_flops is None:
+            return known
+        return (known or BaseModel("")).with_flops(int(self.base_flops))
 
 
 def _from_environment() -> dict[str, str | None]:
@@ -187,6 +198,22 @@ def _checked_peak(value: Any) -> float | PeakFile | None:
             ) from error
     _check_number("peak_flops", value, accepted, above=0)
     return value  # type: ignore[no-any-return]
+
+
+def _checked_base(value: Any, flops: float | None) -> BaseModel | None:
+    accepted = f"a name, or the path of a {FILE_NAME} or of a checkpoint or folder with one"
+    if value is None:
+        return None
+    given = redact(str(value)) if isinstance(value, str) else value
+    if not isinstance(value, str | Path | BaseModel) or not value:
+        raise ValueError(f"base_model={given!r}: accepted is {accepted}, or None")
+    try:
+        base = value if isinstance(value, BaseModel) else BaseModel.read(value)
+    except ValueError as error:
+        raise ValueError(f"base_model={given!r}: accepted is {accepted}; {error}") from error
+    if flops is not None:
+        base.with_flops(int(flops))
+    return base
 
 
 def _check_ledger(value: Any) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from computemeter import Meter
+from computemeter.base_model import BaseModel
 from computemeter.options import Options, check_count
+from computemeter.receipt import ComputeReceipt, write_receipt
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +48,11 @@ BAD_VALUES = [
     ),
     *(("settle_seconds", bad, "0 or more") for bad in (-0.1, math.inf, "30", None)),
     *(("base_flops", bad, "FLOP, 0 or more") for bad in (-1, math.nan, math.inf, "1e20", True)),
-    *(("base_model", bad, "a text") for bad in ("", 3, b"llama", ["llama"])),
+    *(("base_model", bad, "a name, or the path") for bad in ("", 3, b"llama", ["llama"], True)),
+    *(
+        ("base_model", bad, "no such file or folder")
+        for bad in ("/no/such", "./no", "../no", "~no/such", "receipts/no.json", Path("no/such"))
+    ),
     *(("project", bad, "a text") for bad in ("", 3, ["a"])),
     *(("team", bad, "a text") for bad in ("", 3.0)),
     *(("verbose", bad, "0, 1 and 2") for bad in (5, -1, "1", None, 0.5)),
@@ -161,7 +167,7 @@ def test_good_values_are_kept(build, tmp_path):
         "settle_steps": 0,
         "settle_seconds": 0,
         "base_flops": 2**100 + 1,
-        "base_model": "llama-2-7b",
+        "base_model": BaseModel("llama-2-7b"),
         "project": "vision",
         "team": "a team with spaces, ümläute and [markup]",
         "ledger": tmp_path,
@@ -224,6 +230,133 @@ def test_a_file_that_is_no_table_is_an_error_with_its_reason(build, text, compla
 def test_a_folder_is_no_file_of_peaks(tmp_path):
     with pytest.raises(ValueError, match="Is a directory"):
         Options(peak_flops=tmp_path)
+
+
+# The model that a run starts from.
+
+
+def parent(folder, **changes):
+    """Write the receipt of a run that did 30 of the 70 FLOP of its lineage."""
+    values = {
+        "run": "8c2b",
+        "segments": ("20260314T0926Z-1f0e",),
+        "name": "small",
+        "status": "finished",
+        "steps": 3,
+        "run_flops": 30,
+        "spent_flops": 40,
+        "lineage_flops": 70,
+        "model_flops": 40,
+        "gpu_time_flops": None,
+        "ratio": None,
+        "verdict": "unknown",
+        "cause": "no_peak",
+        "diagnosis": "",
+        "device_hours": 0.5,
+        "device_name": None,
+        "device_count": 1,
+        "peak_flops": None,
+        "assumed_utilization": None,
+        "precision": None,
+    }
+    receipt = ComputeReceipt(**{**values, **changes})
+    return write_receipt(folder, receipt), receipt
+
+
+@ENTRANCES
+def test_base_model_may_be_a_receipt_and_is_read_at_once(build, tmp_path):
+    path, receipt = parent(tmp_path)
+    (tmp_path / "last.ckpt").touch()
+    givens = [path, str(path), tmp_path, str(tmp_path / "last.ckpt"), tmp_path / "last.ckpt"]
+    kept = [build(base_model=given).base for given in givens]
+    path.unlink()  # the run goes on with what it read
+    assert kept == 5 * [BaseModel("small", flops=70, receipt=receipt.hash)]
+    assert build(base_model=kept[0]).base == kept[0]
+
+
+def test_a_receipt_without_a_name_goes_by_its_run(tmp_path):
+    path, _ = parent(tmp_path, name="")
+    assert str(Options(base_model=path).base) == "8c2b"
+
+
+def test_the_lineage_of_a_parent_may_be_unknown(tmp_path):
+    path, receipt = parent(tmp_path, lineage_flops=None)
+    assert Options(base_model=path).base == BaseModel("small", None, receipt.hash)
+    assert Options(base_model=path, base_flops=5).base == BaseModel("small", 5, receipt.hash)
+
+
+@ENTRANCES
+def test_base_flops_must_agree_with_the_receipt(build, tmp_path):
+    path, receipt = parent(tmp_path)
+    assert build(base_model=path, base_flops=70.0).base == BaseModel("small", 70, receipt.hash)
+    with pytest.raises(ValueError, match=r"base_flops=30 and the receipt of base_model='small'"):
+        build(base_model=path, base_flops=30)
+
+
+@ENTRANCES
+def test_a_damaged_receipt_is_an_error_at_once(build, tmp_path):
+    path, _ = parent(tmp_path)
+    path.write_text(path.read_text()[:-20])
+    for given in (path, str(tmp_path)):
+        with pytest.raises(ValueError, match=r"base_model=.*: cut short") as raised:
+            build(base_model=given)
+        assert "\n" not in str(raised.value)
+
+
+def test_other_json_is_an_error(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="other JSON, not a compute receipt"):
+        Options(base_model=str(path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        "meta-llama/Llama-3-8B",
+        "google/gemma/pyTorch/2b",
+        "entity/project/model:v3",
+        "models:/small/3",
+        "yolov8n.pt",
+        "x" * 5000,
+        "a\0b",
+    ],
+)
+def test_a_text_that_leads_nowhere_is_a_name(name):
+    assert Options(base_model=name).base == BaseModel(name)
+    assert Options(base_model=name, base_flops=2**90 + 1).base == BaseModel(name, 2**90 + 1)
+
+
+def test_a_model_without_a_receipt_is_a_name_with_a_note(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "llama").mkdir()
+    base = Options(base_model="llama").base
+    assert (base.name, base.flops) == ("llama", None)
+    assert base.note == (
+        "base_model='llama': there is no compute_receipt.json with it; the lineage is not known "
+        "without base_flops= or the path of a receipt"
+    )
+    assert not Options(base_model="llama", base_flops=5).base.note
+
+
+def test_a_checkpoint_that_is_not_there_is_a_name_with_a_note():
+    base = Options(base_model="runs/small/last.ckpt").base
+    assert (base.name, base.flops) == ("runs/small/last.ckpt", None)
+    assert "there is no such file, so it is taken as a name" in base.note
+
+
+def test_the_base_of_a_run_that_starts_from_none(tmp_path):
+    assert Options().base is None
+    assert Options(base_flops=5.0).base == BaseModel("", 5)
+    assert type(Options(base_flops=5.0).base.flops) is int
+
+
+def test_the_credentials_of_a_base_model_are_hidden():
+    assert Options(base_model="s3://key:s3cret@bucket/llama").base.name == "s3://***@bucket/llama"
+    with pytest.raises(ValueError, match="no such file") as raised:
+        Options(base_model="https://key:s3cret@host/receipt.json")
+    assert "s3cret" not in str(raised.value)
 
 
 def test_trackers_given_as_an_iterator_can_be_read_twice():
