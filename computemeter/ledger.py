@@ -4,9 +4,7 @@ One JSON-lines file per segment (one launch): a header, progress records, events
 a progress record are totals of the segment so far, so the last one that can be read says it all.
 docs/ledger.md describes every field for other tools.
 
-The `totals` of a progress record: `steps`, `model_flops`, `hardware_flops`, `gpu_time_flops` (or
-None), `training_seconds`, `busy_seconds` (or None), `device_seconds`, `run_flops`, `spent_flops`,
-`lineage_flops` (or None), `verdict`, `cause`, `mfu` (or None).
+The `totals` of a progress record are those of `computemeter.records.SegmentTotals`.
 """
 
 from __future__ import annotations
@@ -17,8 +15,10 @@ import os
 import secrets
 import threading
 import time as clock
+from collections import deque
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from numbers import Integral, Real
@@ -32,6 +32,8 @@ SCHEMA = 1
 """The schema this version writes, and the newest it reads."""
 
 _SECONDS_BETWEEN_SYNCS = 30.0
+_LINES_KEPT = 1000
+"""Lines that a full disk has not taken; they are written when it has room again."""
 # No header is longer; without a bound, a file of something else would be read to its end.
 _LONGEST_HEADER = 1 << 20
 _HEADER_TYPES: Mapping[str, Any] = {
@@ -69,6 +71,7 @@ class LedgerHeader:
         base_flops: compute of the model this run started from; None where there is none or it is
             not known.
         base_model: the name of that model.
+        base_receipt: the hash of its compute receipt.
         trackers: the run's id in each tracker, by name of the sink.
         version: of computemeter.
         schema: of the file.
@@ -88,6 +91,7 @@ class LedgerHeader:
     assumed_utilization: float | None = None
     base_flops: int | None = None
     base_model: str | None = None
+    base_receipt: str | None = None
     trackers: Mapping[str, str] = field(default_factory=dict)
     version: str = __version__
     schema: int = SCHEMA
@@ -177,7 +181,8 @@ class LedgerWriter:
     """Writes one segment. Every method may raise OSError, and none damages what is written.
 
     Records are handed to the operating system at once, so a killed process loses none, and
-    to the disk every 30 s, so a machine that loses power loses at most that.
+    to the disk every 30 s, so a machine that loses power loses at most that. What a full disk does
+    not take is kept and tried again with the next record.
     """
 
     def __init__(self, path: Path) -> None:
@@ -187,8 +192,10 @@ class LedgerWriter:
         self._file = path.open("xb", buffering=0)
         # Sinks warn from their own threads. Reentrant: a signal handler may log, too.
         self._lock = threading.RLock()
+        self._lines: deque[bytes] = deque(maxlen=_LINES_KEPT)
         self._torn = False
         self._synced = clock.monotonic()
+        self._syncing: threading.Thread | None = None
 
     @classmethod
     def open(cls, folder: Path, header: LedgerHeader) -> Self:
@@ -229,12 +236,22 @@ class LedgerWriter:
             self._synced = clock.monotonic()  # first: a disk that fails is not asked at every step
             os.fsync(self._file.fileno())
 
+    def _sync_behind(self) -> None:
+        """Have the disk take everything while the training goes on: a slow one takes seconds."""
+        self._synced = clock.monotonic()
+        if self._syncing is None or not self._syncing.is_alive():
+            # A descriptor of its own: the file may be closed in the meantime.
+            own = os.dup(self._file.fileno())
+            self._syncing = threading.Thread(target=_sync, args=(own,), daemon=True)
+            self._syncing.start()
+
     def close(self) -> None:
         """Sync and close; a second time does nothing."""
         with self._lock:
             if self._file.closed:
                 return
             try:
+                self._append_lines()
                 self.sync()
             finally:
                 self._file.close()
@@ -253,10 +270,16 @@ class LedgerWriter:
     def _write(self, kind: str, **record: object) -> None:
         line = _to_json({"kind": kind, **record}).encode() + b"\n"
         with self._lock:
-            # After a line that was cut short, a new line keeps the next one readable.
-            self._append(b"\n" + line if self._torn else line)
+            self._lines.append(line)
+            self._append_lines()
             if clock.monotonic() - self._synced >= _SECONDS_BETWEEN_SYNCS:
-                self.sync()
+                self._sync_behind()
+
+    def _append_lines(self) -> None:
+        while self._lines:
+            # After a line that was cut short, a new line keeps the next one readable.
+            self._append(b"\n" + self._lines[0] if self._torn else self._lines[0])
+            self._lines.popleft()
 
     def _append(self, data: bytes) -> None:
         self._torn = True
@@ -293,6 +316,14 @@ def read_ledger(path: str | Path) -> Ledger:
         torn=torn,
         skipped=skipped,
     )
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        with suppress(OSError):  # the next record, or the end, tells of a disk that fails
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _to_json(record: Mapping[str, object]) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -21,11 +22,20 @@ from computemeter.journal import Journal, Place
 from computemeter.options import Options, OptionValues, check_count
 from computemeter.randomness import same_random_numbers
 from computemeter.ranks import WAIT_CLOSING, WAIT_LOGGING, Ranks, SoloRanks, torch_ranks
-from computemeter.records import Count, Device, Snapshot, Summary
-from computemeter.results import Reading, summarise, take_snapshot
+from computemeter.records import Count, Device, SegmentTotals, Snapshot, Summary
+from computemeter.results import (
+    Reading,
+    judge_run,
+    segment_totals,
+    summarise,
+    take_snapshot,
+)
+from computemeter.switch import nothing_measured, switched_off
 from computemeter.telling import Telling
 
 _OUT_OF_MEMORY = {"OutOfMemoryError", "MemoryError"}
+_SECONDS_BETWEEN_RECORDS = 10.0
+"""Of training, where logging steps are further apart: so much is lost of a run that is killed."""
 
 
 @dataclass(slots=True)
@@ -86,9 +96,15 @@ class Meter:
         self._journal: Journal | None = None
         self._opened = False
         self._last: Snapshot | None = None
+        self._kept_at = 0.0
+        self._started = time.time()
         self.telling = Telling(alert=self.options.alert)
         self.metering = True
         self._closed = False
+        self.off = switched_off()
+        if self.off:
+            self.options = replace(self.options, ledger=None, trackers=(), verbose=0)
+            self.metering, self._opened, self._closed, self._log_every = False, True, True, None
 
     # What a user types.
 
@@ -121,10 +137,10 @@ class Meter:
             yield
         except BaseException as error:
             safely(self.break_off, error)
-            self.ensure_off()
+            safely(self.ensure_off)
             raise
         safely(self.end_step)
-        self.ensure_off()
+        safely(self.ensure_off)
         if self._log_every and self._steps % self._log_every == 0:
             safely(self.log, self._steps)
 
@@ -193,7 +209,8 @@ class Meter:
         until they end. The other ranks have their own part alone, with one device, and say so in
         `warnings`.
         """
-        return summarise(self._read(), self.failures.call(self._book.formula))
+        summary = summarise(self._read(), self.failures.call(self._book.formula))
+        return nothing_measured(summary) if self.off else summary
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs to go on from here: plain ints, floats and texts.
@@ -202,17 +219,30 @@ class Meter:
         knows how far the others are.
         """
         self.failures.call(self._exchange)
-        reading, journal = self._read(), self._journal
-        now = Carried(
+        return (self.failures.call(self._handed_on) or self._not_known()).to_state()
+
+    def _handed_on(self) -> Carried:
+        reading, journal, carried = self._read(), self._journal, self._carried
+        segments = dict(carried.segments)
+        if journal:
+            segments[journal.segment] = segment_totals(reading, judge_run(reading))
+        if self.off:
+            segments["disabled"] = SegmentTotals()  # nobody knows what it burns
+        return Carried(
             run_flops=reading.run_flops,
-            spent_flops=reading.spent_flops,
-            gpu_time_flops=reading.run_gpu_time_flops,
-            device_seconds=self._carried.device_seconds + reading.device_seconds,
-            busy_device_seconds=reading.run_busy_device_seconds,
-            run=journal.run if journal else self._carried.run,
-            parent=journal.segment if journal else self._carried.parent,
+            run=journal.run if journal else carried.run,
+            parent=journal.segment if journal else carried.parent,
+            segments=segments,
+            base=reading.base,
+            trackers={**carried.trackers, **(journal.trackers if journal else {})},
         )
-        return now.to_state()
+
+    def _not_known(self) -> Carried:
+        """Hand on that this segment's work is not known: without a word it would count as none."""
+        journal, carried = self._journal, self._carried
+        segment = journal.segment if journal else "unknown"
+        segments = {**carried.segments, segment: SegmentTotals()}
+        return replace(carried, run_flops=None, segments=segments)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the state of an earlier segment.
@@ -242,6 +272,8 @@ class Meter:
             carried: of earlier segments of the run.
             device_clock: of the framework; None for PyTorch's.
         """
+        if self.off:
+            return
         self._clock.begin()
         self._log_every = None  # the framework's own logging steps decide
         self._book.recounts = counter.recounts
@@ -253,6 +285,8 @@ class Meter:
 
     def start_step(self, batch: Any = None, facts: Hashable = ()) -> None:
         """Begin a step; `facts` are further things that decide how much work it is."""
+        if self.off:
+            return
         if self._step is not None:
             self._drop_step()
             self.ensure_off()
@@ -284,11 +318,12 @@ class Meter:
         spent = seconds + counting_seconds
         first = self._book.add(step.key, count, spent, lambda: examples(step.batch), seen)
         self._device_clock.end_step(seconds, first=first)
-        if not self._opened:
-            self._open()
+        self._after_steps()
 
     def start_execution(self) -> None:
         """Begin a call that runs several steps, known only when it has ended."""
+        if self.off:
+            return
         self._drop_step()
         self._clock.start_step()
 
@@ -299,17 +334,31 @@ class Meter:
             batches: of the steps that ran.
             facts: as for `start_step`.
         """
+        if self.off:
+            return
         seconds = self._clock.end_step() / max(1, len(batches))
         firsts = [self._book_step(batch, facts, seconds) for batch in batches]
         for _ in batches:
             self._device_clock.end_step(seconds, first=any(firsts))
-        if not self._opened:
-            self._open()
+        self._after_steps()
 
     def drop_execution(self) -> None:
         """End a call of which nobody knows what it ran: the run's compute is then not known."""
         self._clock.end_step()
         self.metering = False
+
+    def _after_steps(self) -> None:
+        if not self._opened:
+            self._open()
+        elif self._clock.training_seconds - self._kept_at >= _SECONDS_BETWEEN_RECORDS:
+            self._keep()
+
+    def _keep(self, *, sync: bool = False) -> None:
+        """Record the totals for a run that is killed before its next logging step."""
+        self._kept_at = self._clock.training_seconds
+        if self._journal is not None and self._place.writes:
+            now = take_snapshot(self._read(), self._last, step=self._steps, time=time.time())
+            self._journal.keep(now, sync=sync)
 
     def _book_step(self, batch: Any, facts: Hashable, seconds: float) -> bool:
         """Book a step of an execution; say whether it is the first of its kind."""
@@ -353,13 +402,18 @@ class Meter:
 
     def leave_out(self, kind: Window = "pause") -> None:
         """Begin a time that is no training; operations within it do not count either."""
+        if self.off:
+            return
         self._clock.leave_out(kind)
         self._pause(True)
+        if kind == "checkpoint":
+            self._keep(sync=True)
 
     def take_back(self) -> None:
         """End a time that is no training."""
-        self._clock.take_back()
-        self._pause(self._clock.leaving_out)
+        if not self.off:
+            self._clock.take_back()
+            self._pause(self._clock.leaving_out)
 
     def settle(self) -> None:
         """Note that the device has finished all steps up to now, where it runs behind the host."""
@@ -378,7 +432,7 @@ class Meter:
     def _record(self, step: int, loss: float | None = None) -> Snapshot:
         reading = self._read()
         snapshot = take_snapshot(reading, self._last, step=step, time=time.time(), loss=loss)
-        self._last = snapshot
+        self._last, self._kept_at = snapshot, self._clock.training_seconds
         if self._journal is not None:
             self._journal.write(snapshot)
         if self._place.writes:  # for all ranks
@@ -387,12 +441,14 @@ class Meter:
         return snapshot
 
     @same_random_numbers()
-    def close(self, status: str, step: int | None = None) -> None:
+    def close(self, status: str, step: int | None = None, checkpoints: Path | None = None) -> None:
         """End the segment: record what came since the last logging step, close the ledger.
 
         Args:
             status: "finished", "failed" or "interrupted".
             step: the tracker's step of the last training step.
+            checkpoints: the folder where the run's checkpoints lie, for its compute receipt; None
+                puts that beside the ledger.
         """
         if self._closed:
             return
@@ -407,10 +463,9 @@ class Meter:
         self.failures.call(self._activity.close)
         if self._journal is None:
             return
+        reading = self.failures.call(self._read)
         summary = self.failures.call(self.summary)
-        left = self._journal.close(status, self._last, summary)
-        if left:
-            self.failures.warn(f"{left} values did not reach the tracker; the ledger has them")
+        self.failures.call(self._journal.close, status, self._last, summary, reading, checkpoints)
 
     @same_random_numbers()
     def print_summary(self) -> None:
@@ -430,8 +485,10 @@ class Meter:
         if not self._attached:
             self._ranks = self.failures.call(torch_ranks) or self._ranks
             self._place = replace(self._place, writes=self._ranks.rank == 0)
+        self._started = time.time()
         reading = self._read()
         self._journal = Journal(self._place, reading, self.failures)
+        self._carried = self._journal.carried
         if self.options.verbose and self._place.writes:
             from computemeter.table import print_start
 
@@ -445,10 +502,10 @@ class Meter:
 
     def _record_last(self, step: int) -> None:
         """Record what came since the last logging step; each step has each value once."""
-        if self._last is None or self._last.steps != self._steps:
+        if self._last is None or self._last.totals.steps != self._steps:
             if self._steps or self._added_flops:
                 self._record(step)
-        elif (self._last.model_flops or 0) != self._read().model_flops:
+        elif (self._last.totals.model_flops or 0) != self._read().model_flops:
             # Added by hand, or another rank's: the last step has its value.
             self._record(self._last.step + 1)
 
@@ -488,15 +545,17 @@ class Meter:
         return count, seconds
 
     def _read(self) -> Reading:
-        ranks, note = self._ranks, self._ranks.note
+        ranks, own = self._ranks, self._book.totals()
+        safely = self.failures.call
+        note = safely(getattr, ranks, "note", None)
         return Reading(
-            totals=ranks.merge(self._book.totals()),
+            totals=safely(ranks.merge, own) or own,
             # Of the whole run, all processes: rank 0 has it.
             added_flops=self._added_flops if ranks.rank == 0 else 0,
             training_seconds=self._clock.training_seconds,
-            busy_seconds=self._busy_seconds(),
+            busy_seconds=safely(self._busy_seconds),
             host=self._host.read(self._clock, self._device_clock),
-            device=self._known_device(),
+            device=safely(self._known_device),
             device_count=ranks.devices,
             options=self.options,
             carried=self._carried,
@@ -507,6 +566,7 @@ class Meter:
             utilization_source=self._activity.source,
             dtype=getattr(self._counter, "dtype", None),
             no_count_reason=getattr(self._counter, "problem", None),
+            started=self._started,
         )
 
     def _device_name(self) -> str:

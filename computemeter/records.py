@@ -7,8 +7,8 @@ FLOP are Python ints, seconds are floats, times are seconds since the epoch (UTC
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
 
 Verdict = Literal["agree", "warn", "alarm", "unknown"]
 Cause = Literal[
@@ -81,35 +81,107 @@ class Judgement:
     diagnosis: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentTotals:
+    """What one segment (one launch) has done so far.
+
+    The same fields under the same names wherever a segment is told of: in the ledger, in a
+    checkpoint, in the trackers' tags.
+
+    Attributes:
+        steps: training steps (micro-batches).
+        model_flops: method 1; None where nothing could be counted.
+        hardware_flops: method 1 with recomputation.
+        gpu_time_flops: method 2; None where no peak is known.
+        training_seconds: first step to last, validation and checkpoints taken out.
+        busy_seconds: the part in which the device worked on steps; None where not known.
+        device_seconds: training seconds x devices.
+        run_flops: the run's work in the current weights, over all segments.
+        spent_flops: everything burned by the run, as far as this segment knows.
+        lineage_flops: `run_flops` plus the base model's compute.
+        verdict: of both methods over the run.
+        cause: of the same.
+        mfu: over this segment.
+        started: seconds since the epoch.
+        device_count: devices trained on.
+        peak_flops: dense peak of one device in FLOP/s at the precision used.
+        assumed_utilization: the share of peak that method 2 assumes.
+    """
+
+    steps: int = 0
+    model_flops: int | None = None
+    hardware_flops: int | None = None
+    gpu_time_flops: int | None = None
+    training_seconds: float = 0.0
+    busy_seconds: float | None = None
+    device_seconds: float = 0.0
+    run_flops: int | None = None
+    spent_flops: int | None = None
+    lineage_flops: int | None = None
+    verdict: Verdict = "unknown"
+    cause: Cause = "none"
+    mfu: float | None = None
+    started: float | None = None
+    device_count: int | None = None
+    peak_flops: float | None = None
+    assumed_utilization: float | None = None
+
+    @classmethod
+    def from_mapping(cls, totals: Mapping[str, Any]) -> Self:
+        """Take what is known of a segment from a file or a tag; what is missing is not known.
+
+        Raises:
+            TypeError: a value is of another type.
+        """
+        known = {each.name: totals[each.name] for each in fields(cls) if each.name in totals}
+        for name, value in known.items():
+            word = name in {"verdict", "cause"}
+            right = isinstance(value, str) if word else _is_number(value)
+            if not right and (value is not None or name in _NEVER_NONE):
+                raise TypeError(f"a segment's {name} cannot be {value!r}")
+        return cls(**known)
+
+    @property
+    def busy_device_seconds(self) -> float | None:
+        """Busy seconds x devices."""
+        busy, devices = self.busy_seconds, self.device_count
+        return None if busy is None or devices is None else busy * devices
+
+    @property
+    def possible_flops(self) -> int | None:
+        """What the devices could have done at their peak in the same time."""
+        return None if self.peak_flops is None else round(self.device_seconds * self.peak_flops)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return asdict(self)
+
+
+_NEVER_NONE = {"steps", "training_seconds", "device_seconds", "verdict", "cause"}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The state of a run at one logging step.
 
-    Totals cover this segment; `run_flops`, `spent_flops` and `lineage_flops` are the run's
-    (see `Summary`). Rates cover the interval since the last snapshot.
-
     Attributes:
         time: seconds since the epoch.
         step: the tracker's step this belongs to.
+        totals: of this segment.
         judgement: of both methods over all segments of the run.
-        mfu: over this segment.
-        metrics: the values for the trackers under their fixed names (`compute/pfs_days`, ...).
+        uncounted_ops: calls per operator that does arithmetic and has no formula.
+        metrics: the values for the trackers under their fixed names (`compute/pfs_days`, ...);
+            rates cover the interval since the last snapshot.
     """
 
     time: float
     step: int
-    steps: int
-    model_flops: int | None
-    hardware_flops: int | None
-    gpu_time_flops: int | None
-    training_seconds: float
-    busy_seconds: float | None
-    device_seconds: float
-    run_flops: int | None
-    spent_flops: int | None
-    lineage_flops: int | None
+    totals: SegmentTotals
     judgement: Judgement
-    mfu: float | None
     uncounted_ops: Mapping[str, int]
     metrics: Mapping[str, float]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from numbers import Real
 
+from computemeter.base_model import BaseModel
 from computemeter.book import Totals
 from computemeter.carried import Carried
 from computemeter.estimate import CPU_UTILIZATION, GPU_UTILIZATION, flops_from_gpu_time
@@ -13,7 +14,7 @@ from computemeter.host_time import HostTime
 from computemeter.options import Options
 from computemeter.peaks import effective_peak, main_precision
 from computemeter.reconcile import judge, mfu
-from computemeter.records import Count, Device, Judgement, Snapshot, Summary
+from computemeter.records import Count, Device, Judgement, SegmentTotals, Snapshot, Summary
 from computemeter.units import pfs_days
 
 _NO_DEVICE = Device(name="unknown", kind="unknown", source="no operation has been counted yet")
@@ -37,6 +38,7 @@ class Reading:
         utilization_source: where that comes from.
         dtype: that the model computes in, as far as the counter knows without having counted.
         no_count_reason: why nothing can be counted.
+        started: when the segment began, in seconds since the epoch.
     """
 
     totals: Totals
@@ -55,6 +57,7 @@ class Reading:
     utilization_source: str | None = None
     dtype: str | None = None
     no_count_reason: str | None = None
+    started: float | None = None
 
     @property
     def measured(self) -> bool:
@@ -147,12 +150,22 @@ class Reading:
         return None if before is None or not self.measured else before + self.model_flops
 
     @property
+    def base(self) -> BaseModel | None:
+        """The model that the run started from; a resumed run's may be known from its checkpoint."""
+        return self.options.base or self.carried.base
+
+    @property
     def lineage_flops(self) -> int | None:
         """Run plus the base it started from; None where a base is named without its compute."""
-        base, run = self.options.base_flops, self.run_flops
-        if run is None or (base is None and self.options.base_model is not None):
+        base, run = self.base, self.run_flops
+        if run is None or (base is not None and base.flops is None):
             return None
-        return run + int(base or 0)
+        return run + ((base and base.flops) or 0)
+
+    @property
+    def run_device_seconds(self) -> float:
+        """Training seconds x devices over all segments of the run."""
+        return self.carried.device_seconds + self.device_seconds
 
 
 def judge_segment(reading: Reading) -> Judgement:
@@ -166,8 +179,8 @@ def judge_run(reading: Reading) -> Judgement:
     """Compare the methods over all segments of the run, as the trackers do."""
     if not reading.carried.device_seconds or reading.spent_flops is None:
         return judge_segment(reading)
-    seconds = reading.device_seconds + reading.carried.device_seconds
-    evidence = _evidence(reading, reading.spent_flops, reading.run_gpu_time_flops, seconds)
+    seconds, flops = reading.run_device_seconds, reading.spent_flops
+    evidence = _evidence(reading, flops, reading.run_gpu_time_flops, seconds)
     # Earlier segments may have run on another device: there is no one peak, but method 2 has all.
     return judge(replace(evidence, peak_flops=None))
 
@@ -283,15 +296,26 @@ def take_snapshot(
         time: seconds since the epoch.
         loss: the training loss, logged again beside the compute.
     """
-    judgement, measured = judge_run(reading), reading.measured
+    judgement = judge_run(reading)
     metrics = {
         **_cumulative_metrics(reading, judgement),
-        **_interval_metrics(reading, previous),
+        **_interval_metrics(reading, previous.totals if previous else None),
         "compute/loss": loss,
     }
     return Snapshot(
         time=time,
         step=step,
+        totals=segment_totals(reading, judgement),
+        judgement=judgement,
+        uncounted_ops=reading.totals.count.uncounted_ops,
+        metrics={name: value for name, value in metrics.items() if value is not None},
+    )
+
+
+def segment_totals(reading: Reading, judgement: Judgement) -> SegmentTotals:
+    """Say what the segment has done so far; `judgement` is the run's."""
+    measured = reading.measured
+    return SegmentTotals(
         steps=reading.totals.steps,
         model_flops=reading.model_flops if measured else None,
         hardware_flops=reading.hardware_flops if measured else None,
@@ -302,19 +326,18 @@ def take_snapshot(
         run_flops=reading.run_flops,
         spent_flops=reading.spent_flops,
         lineage_flops=reading.lineage_flops,
-        judgement=judgement,
+        verdict=judgement.verdict,
+        cause=judgement.cause,
         mfu=mfu(reading.model_flops, reading.device_seconds, reading.peak_flops),
-        uncounted_ops=reading.totals.count.uncounted_ops,
-        metrics={name: value for name, value in metrics.items() if value is not None},
+        started=reading.started,
+        device_count=reading.device_count,
+        peak_flops=reading.peak_flops,
+        assumed_utilization=reading.assumed_utilization,
     )
 
 
 def _cumulative_metrics(reading: Reading, judgement: Judgement) -> dict[str, float | None]:
-    carried, busy, two = (
-        reading.carried,
-        reading.run_busy_device_seconds,
-        reading.run_gpu_time_flops,
-    )
+    busy, two = reading.run_busy_device_seconds, reading.run_gpu_time_flops
     run, spent, lineage = reading.run_flops, reading.spent_flops, reading.lineage_flops
     return {
         # A count that shows nothing is not measured, and not a zero on a chart.
@@ -323,9 +346,7 @@ def _cumulative_metrics(reading: Reading, judgement: Judgement) -> dict[str, flo
         "compute/pfs_days_gpu_time": None if two is None else pfs_days(two),
         "compute/ratio": judgement.ratio,
         "compute/divergence": judgement.divergence,
-        "compute/device_hours": (
-            (carried.device_seconds + reading.device_seconds) / _SECONDS_PER_HOUR
-        ),
+        "compute/device_hours": (reading.run_device_seconds / _SECONDS_PER_HOUR),
         "compute/busy_device_hours": (None if busy is None else busy / _SECONDS_PER_HOUR),
         "compute/spent_pfs_days": None if spent is None or spent == run else pfs_days(spent),
         "compute/lineage_pfs_days": (
@@ -337,7 +358,7 @@ def _cumulative_metrics(reading: Reading, judgement: Judgement) -> dict[str, flo
     }
 
 
-def _interval_metrics(reading: Reading, previous: Snapshot | None) -> dict[str, float | None]:
+def _interval_metrics(reading: Reading, previous: SegmentTotals | None) -> dict[str, float | None]:
     steps, model, hardware = reading.totals.steps, reading.model_flops, reading.hardware_flops
     seconds, busy = reading.training_seconds, reading.busy_seconds
     if previous is not None and previous.steps and previous.model_flops is None:
