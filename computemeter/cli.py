@@ -87,6 +87,100 @@ def doctor_command(
     _print(lambda: doctor(ops=ops, devices=devices, measure=measure, as_json=as_json))
 
 
+@app.command(
+    "report",
+    short_help="What a run's weights cost, as a block for its model card.",
+    epilog="Example: computemeter report checkpoints/last.ckpt --card",
+)
+def report_command(
+    path: Annotated[
+        str,
+        typer.Argument(help="A receipt, a checkpoint or folder with one, or a ledger."),
+    ],
+    *,
+    card: Annotated[  # noqa: ARG001 - there is no other form yet
+        bool, typer.Option("--card", help="A block of Markdown for a model card, the default.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the compute of a run: by both methods, spent and with its base model.
+
+    It is read from the run's compute_receipt.json, else added up from its ledgers.
+    """
+    from computemeter.commands.report import report
+
+    _print(lambda: report(path, as_json=as_json))
+
+
+@app.command(
+    "runs",
+    short_help="The runs of a tracker or folder, each with its compute by both methods.",
+    epilog="Example: computemeter runs sqlite:///mlflow.db runs/compute_ledger",
+)
+def runs_command(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            show_default="./compute_ledger",
+            help="A ledger, a receipt, a folder of ledgers or offline W&B runs, or a URI: "
+            "sqlite:///FILE, postgresql://..., mysql://..., https://HOST (MLflow), "
+            "wandb://ENTITY/PROJECT.",
+        ),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Print every run once, whatever sources tell of it, and what all of them spent.
+
+    "run compute" is the work in a run's final weights, "spent" all it burned, also what a crash
+    threw away; both methods and their ratio are over all that was spent.
+    """
+    from computemeter.commands.runs import runs
+
+    _print(lambda: runs(sources or (), as_json=as_json, warn=_warn))
+
+
+@app.command(
+    "push",
+    short_help="Send ledgers to a tracker that was down, or never there.",
+    epilog="Example: computemeter push runs/compute_ledger --to http://localhost:5000",
+)
+def push_command(
+    ledgers: Annotated[
+        list[str], typer.Argument(metavar="LEDGER", help="A ledger, or a folder of them.")
+    ],
+    *,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="URI", help="sqlite:///FILE, https://HOST (MLflow), wandb://ENTITY/PROJECT, ..."
+        ),
+    ],
+    run_id: Annotated[
+        str | None,
+        typer.Option(help="The tracker's run; else the ledger's own, or one that is made for it."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for the tracker.")
+    ] = 600,
+) -> None:
+    """Send every value of the ledgers, under its own step and time, and the tags of the run.
+
+    It may be repeated: what the tracker has is not stored again. A user name and a password for
+    the tracker go into the URI, or into the environment as it wants them.
+    """
+    from computemeter.commands.push import push
+
+    _print(lambda: push(ledgers, to=to, run_id=run_id, timeout=timeout, say=typer.echo, warn=_warn))
+
+
+def _warn(message: str) -> None:
+    from computemeter.table import _printable
+
+    typer.echo(f"computemeter: {_printable(message)}", err=True)
+
+
 def _print(command: Callable[[], str]) -> None:
     """Print what a command returns, or its error in one line, and exit with 1."""
     try:

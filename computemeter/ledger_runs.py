@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple
 
 from computemeter.ledger import Ledger, LedgerError, read_ledger
-from computemeter.records import Cause, RunRecord, Verdict
+from computemeter.records import RunRecord
+from computemeter.segments import SegmentedRun, SegmentRecord, add_up, number
+
+_SECONDS_OF_SILENCE = 120.0
+"""A ledger without an end that nobody has written to for so long is a killed run's, or a copy."""
+
+
+class SegmentFile(NamedTuple):
+    """A segment's ledger and where it lies."""
+
+    path: Path
+    ledger: Ledger
 
 
 def records_from_ledgers(
@@ -24,52 +35,50 @@ def records_from_ledgers(
         LedgerError: for a file given by name that is no ledger.
         OSError: for a path that cannot be opened.
     """
-    runs: dict[str, dict[str, _Segment]] = {}
-    for segment in _segments(paths, warn):
-        header = segment.ledger.header
-        known = runs.setdefault(header.run, {})
-        # The same segment in two folders is a copy: the longer one is the later.
-        longest = max(known.get(header.segment, segment), segment, key=_length)
-        known[header.segment] = longest
-    records = [_run_record(sorted(run.values(), key=_start)) for run in runs.values()]
+    records: list[RunRecord] = [
+        _run_record(segments) for segments in segments_by_run(paths, warn=warn).values()
+    ]
     return sorted(records, key=lambda record: record.started or 0.0)
 
 
-class _Segment(NamedTuple):
-    path: Path
-    ledger: Ledger
+def segments_by_run(
+    paths: Iterable[str | Path], *, warn: Callable[[str], None]
+) -> dict[str, list[SegmentFile]]:
+    """Read the ledgers of each run, in the order of their launch; see `records_from_ledgers`."""
+    runs: dict[str, dict[str, SegmentFile]] = {}
+    for file in _files(paths, warn):
+        header = file.ledger.header
+        known = runs.setdefault(header.run, {})
+        # The same segment in two folders is a copy: the longer one is the later.
+        known[header.segment] = max(known.get(header.segment, file), file, key=_length)
+    return {run: sorted(files.values(), key=_start) for run, files in runs.items()}
 
 
-def _segments(paths: Iterable[str | Path], warn: Callable[[str], None]) -> Iterator[_Segment]:
+def _files(paths: Iterable[str | Path], warn: Callable[[str], None]) -> Iterator[SegmentFile]:
     for path in map(Path, paths):
         if not path.is_dir():
-            yield _Segment(path, read_ledger(path))
+            yield SegmentFile(path, read_ledger(path))
             continue
         for file in sorted(path.rglob("*.jsonl")):
             try:
-                yield _Segment(file, read_ledger(file))
+                yield SegmentFile(file, read_ledger(file))
             except (LedgerError, OSError) as error:
                 warn(f"left out: {error}")
 
 
-def _length(segment: _Segment) -> tuple[int, bool]:
-    return len(segment.ledger.progress), segment.ledger.end is not None
+def _length(file: SegmentFile) -> tuple[int, bool]:
+    return len(file.ledger.progress), file.ledger.end is not None
 
 
-def _start(segment: _Segment) -> tuple[float, str]:
-    return segment.ledger.header.started, segment.ledger.header.segment
+def _start(file: SegmentFile) -> tuple[float, str]:
+    return file.ledger.header.started, file.ledger.header.segment
 
 
-def _run_record(segments: list[_Segment]) -> RunRecord:
-    ledgers = [segment.ledger for segment in segments]
-    first, last = ledgers[0], ledgers[-1]
-    # A segment that died before its first record says nothing about the run's compute.
-    measured = [ledger for ledger in ledgers if ledger.progress]
-    totals = measured[-1].last_totals if measured else {}
-    spent, gpu_time = _sum(measured, "model_flops"), _sum(measured, "gpu_time_flops")
-    return RunRecord(
+def _run_record(files: list[SegmentFile]) -> SegmentedRun:
+    first, last = files[0].ledger, files[-1].ledger
+    return SegmentedRun(
         run_id=last.header.run,
-        source=str(segments[-1].path),
+        source=str(files[-1].path),
         url=None,
         name=last.header.name,
         user=last.header.user,
@@ -77,60 +86,38 @@ def _run_record(segments: list[_Segment]) -> RunRecord:
         team=last.header.team,
         started=first.header.started,
         ended=last.end.time if last.end else None,
-        status=last.status,
+        status=_status(files[-1]),
         device_name=last.header.device_name,
         device_count=last.header.device_count,
-        run_flops=_whole(totals.get("run_flops")),
-        spent_flops=_whole(spent),
-        lineage_flops=_whole(totals.get("lineage_flops")),
-        gpu_time_flops=_whole(gpu_time),
-        ratio=gpu_time / spent if spent and gpu_time is not None else None,
-        verdict=_one_of(get_args(Verdict), totals.get("verdict"), "unknown"),
-        cause=_one_of(get_args(Cause), totals.get("cause"), "none"),
-        mfu=_mfu(measured),
-        device_seconds=_sum(measured, "device_seconds"),
-        segments=len(ledgers),
         estimated=False,
+        **add_up(_segment_record(file.ledger) for file in files),
     )
 
 
+def _status(file: SegmentFile) -> str:
+    if file.ledger.end is not None:
+        return file.ledger.status
+    try:
+        silent = time.time() - file.path.stat().st_mtime
+    except OSError:  # moved away since it was read
+        return "unknown"
+    return "running" if silent < _SECONDS_OF_SILENCE else "unknown"
+
+
+def _segment_record(ledger: Ledger) -> SegmentRecord:
+    header, last = ledger.header, ledger.last_totals
+    totals = {
+        "assumed_utilization": header.assumed_utilization,
+        **last,
+        # Not of the last record alone: whatever was once recorded as spent stays spent.
+        **{name: _largest(ledger, name) for name in _ONLY_GROW},
+    }
+    return SegmentRecord.from_totals(header.segment, totals)
+
+
+_ONLY_GROW = ("steps", "model_flops", "gpu_time_flops", "device_seconds")
+
+
 def _largest(ledger: Ledger, total: str) -> float | None:
-    values = [_number(record.totals.get(total)) for record in ledger.progress]
+    values = [number(record.totals.get(total)) for record in ledger.progress]
     return max((value for value in values if value is not None), default=None)
-
-
-def _sum(ledgers: list[Ledger], total: str) -> float | None:
-    """Add a total up; None where one segment lacks it, so that both methods cover the same."""
-    parts = [_largest(ledger, total) for ledger in ledgers]
-    known = [part for part in parts if part is not None]
-    return sum(known) if parts and len(known) == len(parts) else None
-
-
-def _mfu(ledgers: list[Ledger]) -> float | None:
-    """Model FLOPs over what the devices could have done, which is method 2 without its discount."""
-    possible = 0.0
-    for ledger in ledgers:
-        gpu_time, share = _largest(ledger, "gpu_time_flops"), ledger.header.assumed_utilization
-        if not gpu_time or not share:
-            return None
-        possible += gpu_time / share
-    spent = _sum(ledgers, "model_flops")
-    # Above 1 it is an error to explain, never a utilisation to show.
-    return spent / possible if spent is not None and spent <= possible and possible else None
-
-
-def _number(value: object) -> float | None:
-    """Take a number from a file; an int stays an int."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, int) else None
-
-
-def _whole(flops: object) -> int | None:
-    number = _number(flops)
-    return None if number is None else int(number)
-
-
-def _one_of(accepted: tuple[Any, ...], word: object, otherwise: str) -> Any:
-    """Take a word from a file only where it is one of ours."""
-    return word if word in accepted else otherwise

@@ -1,0 +1,244 @@
+"""Segments added up to runs, whatever source told of them.
+
+A run's segments may be known from its ledgers and from trackers at once. They are told apart by
+their ids, never by a name, so that each counts once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, get_args
+
+from computemeter.records import Cause, RunRecord, Verdict
+from computemeter.units import PFS_DAY
+
+_UNKNOWN = (None, "", "unknown")
+# What a tracker may know of a run and a ledger not, and the other way round.
+_FACTS = ("url", "name", "user", "project", "team", "device_name", "device_count")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """One launch's part of a run, as its totals say in a ledger or a tracker.
+
+    Attributes:
+        id: see `computemeter.ledger.new_segment_id`; ids sort by time.
+        steps: training steps that ran.
+        model_flops: method 1.
+        gpu_time_flops: method 2.
+        possible_flops: device seconds x peak.
+        device_seconds: training seconds x devices; None for a launch that died before its first
+            record, which says nothing about the run's compute.
+        run_flops: the run's work in the weights at this segment's end.
+        lineage_flops: the same with the base.
+        verdict: of the run, as of this segment.
+        cause: of the run, as of this segment.
+    """
+
+    id: str
+    steps: int | None = None
+    model_flops: int | None = None
+    gpu_time_flops: int | None = None
+    possible_flops: int | None = None
+    device_seconds: float | None = None
+    run_flops: int | None = None
+    lineage_flops: int | None = None
+    verdict: Verdict = "unknown"
+    cause: Cause = "none"
+
+    @classmethod
+    def from_totals(cls, segment: str, totals: Mapping[str, Any]) -> Self:
+        """Read the totals of a ledger, an MLflow tag or a W&B summary; no value is trusted."""
+        return cls(
+            id=segment,
+            steps=whole(totals.get("steps")),
+            model_flops=whole(totals.get("model_flops")),
+            gpu_time_flops=whole(totals.get("gpu_time_flops")),
+            possible_flops=_possible(totals),
+            device_seconds=number(totals.get("device_seconds")),
+            run_flops=whole(totals.get("run_flops")),
+            lineage_flops=whole(totals.get("lineage_flops")),
+            verdict=a_verdict(totals.get("verdict")),
+            cause=a_cause(totals.get("cause")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentedRun(RunRecord):
+    """A run of which the segments are known, and so can be told from another source's.
+
+    Attributes:
+        parts: in the order of their launch.
+    """
+
+    parts: tuple[SegmentRecord, ...] = ()
+
+
+def add_up(parts: Iterable[SegmentRecord]) -> dict[str, Any]:
+    """Add segments up to the fields of a `SegmentedRun` that follow from them.
+
+    A segment seen twice counts once: the later state of it, which has more steps.
+    """
+    latest: dict[str, SegmentRecord] = {}
+    for part in parts:
+        latest[part.id] = _later(latest.get(part.id, part), part)
+    ordered = sorted(latest.values(), key=lambda part: part.id)
+    measured = [part for part in ordered if _measured(part)]
+    last = measured[-1] if measured else SegmentRecord("")
+    spent, gpu_time = _sum(measured, "model_flops"), _sum(measured, "gpu_time_flops")
+    possible = _sum(measured, "possible_flops")
+    return {
+        "run_flops": last.run_flops,
+        "spent_flops": spent,
+        "lineage_flops": last.lineage_flops,
+        "gpu_time_flops": gpu_time,
+        "ratio": gpu_time / spent if spent and gpu_time is not None else None,
+        "verdict": last.verdict,
+        "cause": last.cause,
+        # Above 1 it is an error to explain, never a utilisation to show.
+        "mfu": spent / possible if spent is not None and possible and spent <= possible else None,
+        "device_seconds": _sum(measured, "device_seconds"),
+        "segments": len(ordered),
+        "steps": _sum(measured, "steps"),
+        "possible_flops": possible,
+        "parts": tuple(ordered),
+    }
+
+
+def latest(metrics: Mapping[str, Any], *, verdict: object, cause: object) -> dict[str, Any]:
+    """Take the fields of a `SegmentedRun` from the newest metrics of a run without segments.
+
+    Such a run was killed before a tracker had its totals.
+    """
+    run_flops, hours = (
+        whole(metrics.get("compute/flops")),
+        number(metrics.get("compute/device_hours")),
+    )
+    spent = _flops(metrics.get("compute/spent_pfs_days"))
+    return {
+        "run_flops": run_flops,
+        # It is logged only where it differs.
+        "spent_flops": run_flops if spent is None else spent,
+        "lineage_flops": _flops(metrics.get("compute/lineage_pfs_days")),
+        "gpu_time_flops": _flops(metrics.get("compute/pfs_days_gpu_time")),
+        "ratio": number(metrics.get("compute/ratio")),
+        "verdict": a_verdict(verdict),
+        "cause": a_cause(cause),
+        "mfu": None,  # the metric is over the last interval alone
+        "device_seconds": None if hours is None else 3600 * hours,
+        "segments": 1,
+    }
+
+
+def merge(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Make one record of those that tell of one run, in the order the runs started.
+
+    They do where they have a run id or a segment in common: a ledger that was pushed has its own
+    id, and the tracker another. What one source does not know is taken from the next.
+    """
+    merged = [_merge_run(group) for group in _groups(records)]
+    return sorted(merged, key=lambda record: record.started or 0.0)
+
+
+def number(value: object) -> float | None:
+    """Take a number from a file; an int stays an int."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def whole(flops: object) -> int | None:
+    """Take a whole number from a file."""
+    known = number(flops)
+    return None if known is None else int(known)
+
+
+def a_verdict(word: object) -> Verdict:
+    """Take a verdict from a file only where it is one of ours."""
+    return next((known for known in get_args(Verdict) if known == word), "unknown")
+
+
+def a_cause(word: object) -> Cause:
+    """Take a cause from a file only where it is one of ours."""
+    return next((known for known in get_args(Cause) if known == word), "none")
+
+
+def _flops(pfs_days: object) -> int | None:
+    days = number(pfs_days)
+    return None if days is None else whole(days * PFS_DAY)
+
+
+def _possible(totals: Mapping[str, Any]) -> int | None:
+    """Device seconds x peak; where there is no peak, method 2 without its discount."""
+    seconds, peak = number(totals.get("device_seconds")), number(totals.get("peak_flops"))
+    if seconds is not None and peak:
+        return whole(seconds * peak)
+    gpu_time = number(totals.get("gpu_time_flops"))
+    share = number(totals.get("assumed_utilization"))
+    return whole(gpu_time / share) if gpu_time and share else None
+
+
+def _later(one: SegmentRecord, other: SegmentRecord) -> SegmentRecord:
+    """Return the later state of a segment; of one state told twice, what either knows."""
+    if _age(one) != _age(other):
+        return max(one, other, key=_age)
+    facts = {each.name: _first([one, other], each.name) for each in fields(one)}
+    return replace(one, **facts)
+
+
+def _age(part: SegmentRecord) -> tuple[int, float]:
+    return part.steps or 0, part.device_seconds or 0.0
+
+
+def _sum(parts: Sequence[SegmentRecord], total: str) -> Any:
+    """Add a total up; None where one segment lacks it, so that both methods cover the same."""
+    values = [getattr(part, total) for part in parts]
+    return sum(values) if values and None not in values else None
+
+
+def _groups(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
+    groups: dict[int, list[RunRecord]] = {}
+    group_of: dict[str, int] = {}
+    for position, record in enumerate(records):
+        keys = _keys(record)
+        # A record may join groups that had nothing in common before.
+        joined = sorted({group_of[key] for key in keys if key in group_of})
+        groups[position] = [*(each for old in joined for each in groups.pop(old)), record]
+        for key in (key for each in groups[position] for key in _keys(each)):
+            group_of[key] = position
+    return list(groups.values())
+
+
+def _keys(record: RunRecord) -> set[str]:
+    return {record.run_id, *(part.id for part in _parts(record))}
+
+
+def _parts(record: RunRecord) -> tuple[SegmentRecord, ...]:
+    return record.parts if isinstance(record, SegmentedRun) else ()
+
+
+def _measured(part: SegmentRecord) -> bool:
+    return part.device_seconds is not None
+
+
+def _merge_run(records: list[RunRecord]) -> RunRecord:
+    if len(records) == 1:
+        return records[0]
+    # A receipt names its segments, and has no totals of each.
+    measured = [record for record in records if any(map(_measured, _parts(record)))]
+    known = [record for record in records if record.spent_flops is not None]
+    base = next(iter([*measured, *known, *records]))
+    totals = add_up(part for each in records for part in _parts(each)) if measured else {}
+    starts = [record.started for record in records if record.started is not None]
+    ended = next((record for record in records if record.status != "unknown"), base)
+    facts = {name: _first([*records, base], name) for name in _FACTS}
+    started = min(starts, default=None)
+    return replace(base, **facts, **totals, started=started, status=ended.status, ended=ended.ended)
+
+
+def _first(records: Sequence[object], name: str) -> Any:
+    """Return what the first that knows says, else what the last says."""
+    values = [getattr(record, name) for record in records]
+    return next((value for value in values if value not in _UNKNOWN), values[-1])

@@ -1,0 +1,176 @@
+"""Where runs are read from: ledgers, receipts, folders of offline W&B runs, and trackers.
+
+A tracker's reader is found by name through the entry-point group `computemeter.sources`; each entry
+is a function `records(source, *, warn) -> list[RunRecord]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from computemeter.ledger_runs import records_from_ledgers
+from computemeter.receipt import ComputeReceipt, read_receipt
+from computemeter.records import RunRecord
+from computemeter.segments import (
+    SegmentedRun,
+    SegmentRecord,
+    a_cause,
+    a_verdict,
+    add_up,
+    merge,
+)
+from computemeter.sinks import describe, redact
+
+SOURCES = "computemeter.sources"
+DESTINATIONS = "computemeter.destinations"
+
+_TRACKER_OF = {
+    "sqlite": "mlflow",
+    "postgresql": "mlflow",
+    "mysql": "mlflow",
+    "mssql": "mlflow",
+    "http": "mlflow",
+    "https": "mlflow",
+    "wandb": "wandb",
+}
+
+Warn = Callable[[str], None]
+
+
+class SourceError(ValueError):
+    """A source that cannot be read, or a destination; the message is one line for the user."""
+
+
+def records(
+    sources: Iterable[str | Path], *, warn: Warn = lambda _message: None
+) -> list[RunRecord]:
+    """Read the runs of all sources, each run once, in the order they started.
+
+    Args:
+        sources: ledgers, receipts, offline W&B runs (`*.wandb`), folders of these, and URIs of
+            trackers (`sqlite:///mlflow.db`, `https://host`, `wandb://entity/project`).
+        warn: takes one line for each file, run or value that was left out.
+
+    Raises:
+        SourceError: for what is no source or cannot be read.
+    """
+    return merge(record for source in sources for record in _read(str(source), warn))
+
+
+def tracker_of(uri: str) -> str | None:
+    """Name the tracker that a URI belongs to; None for what is no URI of a tracker.
+
+    >>> tracker_of("postgresql+psycopg2://host/db"), tracker_of("runs/compute_ledger")
+    ('mlflow', None)
+    """
+    scheme, separator, _ = uri.partition("://")
+    return _TRACKER_OF.get(scheme.partition("+")[0].lower()) if separator else None
+
+
+def ask_tracker(group: str, tracker: str, uri: str, *arguments: Any, warn: Warn) -> Any:
+    """Call a tracker's entry point with a URI and more.
+
+    Raises:
+        SourceError: where the tracker is not installed, or whatever it raises, in one line.
+    """
+    points = entry_points(group=group, name=tracker)
+    if not points:
+        raise SourceError(f"no {group} is named {tracker!r}: install computemeter anew")
+    try:
+        return next(iter(points)).load()(uri, *arguments, warn=warn)
+    except SourceError:
+        raise
+    except ImportError as error:
+        # Another module that lacks is the user's to install, and its error says which.
+        if (error.name or tracker).partition(".")[0] != tracker:
+            raise SourceError(f"{redact(uri)}: {describe(error)}") from None
+        command = f"pip install 'computemeter[{tracker}]'"
+        raise SourceError(f"{redact(uri)}: {tracker} is not installed: {command}") from None
+    except Exception as error:  # noqa: BLE001 - trackers raise whatever they like
+        raise SourceError(f"{redact(uri)}: {describe(error)}") from None
+
+
+def _read(source: str, warn: Warn) -> list[RunRecord]:
+    tracker = tracker_of(source)
+    if tracker is not None:
+        found: list[RunRecord] = ask_tracker(SOURCES, tracker, source, warn=warn)
+        return found
+    if "://" in source:
+        known = ", ".join(f"{scheme}://" for scheme in _TRACKER_OF)
+        raise SourceError(f"{redact(source)}: no tracker that is known here; known are {known}")
+    try:
+        return _read_path(Path(source).expanduser(), warn)
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(f"{source}: {error.strerror or describe(error)}") from None
+    except (ValueError, RuntimeError) as error:  # LedgerError, ReceiptError; no home for a "~"
+        raise SourceError(redact(str(error))) from None
+
+
+def _read_path(path: Path, warn: Warn) -> list[RunRecord]:
+    if not path.exists():
+        raise SourceError(f"{path}: there is no such file or folder")
+    if path.is_dir():
+        return _read_folder(path, warn)
+    if path.suffix == ".wandb":
+        return _offline_runs(path, warn)
+    if path.suffix == ".json":
+        return [_receipt_record(path, read_receipt(path))]
+    return records_from_ledgers([path], warn=warn)
+
+
+def _read_folder(folder: Path, warn: Warn) -> list[RunRecord]:
+    ledgers, offline = (any(folder.rglob(f"*.{kind}")) for kind in ("jsonl", "wandb"))
+    if not ledgers and not offline:
+        raise SourceError(f"{folder}: neither a ledger (*.jsonl) nor an offline W&B run in it")
+    found = records_from_ledgers([folder], warn=warn) if ledgers else []
+    return [*found, *(_offline_runs(folder, warn) if offline else [])]
+
+
+def _offline_runs(path: Path, warn: Warn) -> list[RunRecord]:
+    found: list[RunRecord] = ask_tracker(SOURCES, "wandb", str(path), warn=warn)
+    return found
+
+
+def _receipt_record(path: Path, receipt: ComputeReceipt) -> RunRecord:
+    """Make a run of a receipt, which has totals of all segments and none of each."""
+    hours = receipt.device_hours
+    totals = {
+        "steps": receipt.steps,
+        "model_flops": receipt.model_flops,
+        "gpu_time_flops": receipt.gpu_time_flops,
+        "device_seconds": None if hours is None else 3600 * hours,
+        "run_flops": receipt.run_flops,
+        "lineage_flops": receipt.lineage_flops,
+        "assumed_utilization": receipt.assumed_utilization,
+    }
+    run = SegmentedRun(
+        run_id=receipt.run,
+        source=str(path),
+        url=None,
+        name=receipt.name,
+        user=None,
+        project=receipt.project,
+        team=receipt.team,
+        started=None,
+        ended=receipt.created,
+        status=receipt.status,
+        device_name=receipt.device_name,
+        device_count=receipt.device_count,
+        estimated=False,
+        **add_up([SegmentRecord.from_totals(receipt.run, totals)]),
+    )
+    return replace(
+        run,
+        spent_flops=receipt.spent_flops,
+        verdict=a_verdict(receipt.verdict),
+        cause=a_cause(receipt.cause),
+        segments=len(receipt.segments),
+        # By their ids the run is known again in other sources; the totals of each are not here.
+        parts=tuple(SegmentRecord(segment) for segment in receipt.segments),
+    )

@@ -1,0 +1,299 @@
+"""`computemeter report`: a block for a model card, from a receipt or from ledgers."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+from markdown_it import MarkdownIt
+from typer.testing import CliRunner
+
+from computemeter.cli import app
+from computemeter.commands.card import card, escape
+from computemeter.ledger import LedgerHeader, LedgerWriter
+from computemeter.receipt import ComputeReceipt, write_receipt
+
+VALUES = {
+    "created": 1773480720.0,  # 2026-03-14, 09:32 UTC
+    "run": "8c2b",
+    "segments": ("a", "b"),
+    "name": "small",
+    "status": "finished",
+    "steps": 1500,
+    "run_flops": 864 * 10**17,
+    "spent_flops": 1296 * 10**17,
+    "lineage_flops": 1728 * 10**17,
+    "model_flops": 1296 * 10**17,
+    "gpu_time_flops": 2592 * 10**17,
+    "ratio": 2.0,
+    "verdict": "warn",
+    "cause": "low_utilization",
+    "diagnosis": "the methods differ 2x",
+    "device_hours": 4.5,
+    "device_name": "NVIDIA H100 80GB HBM3",
+    "device_count": 8,
+    "peak_flops": 989.4e12,
+    "assumed_utilization": 0.33,
+    "precision": "bf16",
+    "uncounted_ops": {"aten::mv": 20},
+    "base_model": "llama",
+    "base_flops": 864 * 10**17,
+    "parents": ("sha256:ab",),
+    "project": "speech",
+    "version": "0.1.0",
+}
+TOTALS = {
+    "steps": 10,
+    "model_flops": 100,
+    "gpu_time_flops": 300,
+    "training_seconds": 1800.0,
+    "device_seconds": 3600.0,
+    "run_flops": 100,
+    "spent_flops": 100,
+    "lineage_flops": 100,
+    "verdict": "alarm",
+    "cause": "count_suspect",
+    "mfu": 0.1,
+    "peak_flops": 1e12,
+    "assumed_utilization": 0.5,
+}
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["report", *map(str, arguments)], prog_name="computemeter")
+
+
+def receipt(**changes):
+    return ComputeReceipt(**{**VALUES, **changes})
+
+
+def rows(text):
+    """Read the table of a card: name -> text."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return dict(line.removeprefix("| ").removesuffix(" |").split(" | ", 1) for line in lines[1:])
+
+
+def write_ledger(folder, segment, *, run="r", ended=True, header=None, **totals):
+    """Write a segment with one progress record."""
+    facts = {"device_name": "Z9", "device_count": 2, "name": "small", **(header or {})}
+    writer = LedgerWriter.open(folder, LedgerHeader(segment=segment, run=run, started=1.0, **facts))
+    with writer:
+        writer.event("verdict", 2.0, verdict="alarm", cause="count_suspect", diagnosis="3x apart")
+        writer.progress(10, 5.0, {**TOTALS, **totals}, {})
+        if ended:
+            writer.end("finished", 6.0, {"precision": "bf16", "uncounted_ops": {"aten::mv": 2}})
+    return writer.path
+
+
+def refused(*arguments):
+    result = invoke(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("computemeter: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+# The card.
+
+
+def test_a_card_says_everything():
+    made = receipt()
+    text = card(made)
+    assert text.startswith("## Training compute\n\n| | |\n|---|---|\n| Method 1, operations | ")
+    assert rows(text) == {
+        # 1.296e20 / 8.64e19 = 1.5; 2.592e20 = 3; 8.64e19 = 1; 1.728e20 = 2
+        "Method 1, operations": "130 EFLOP = 1.5 pfs-days",
+        "Method 2, GPU time": "259 EFLOP = 3 pfs-days, at 0.33 of peak (assumed)",
+        "Ratio, method 2 / method 1": r"2, verdict: warn (low\_utilization)",
+        "Diagnosis": "the methods differ 2x",
+        "Devices": "8 x NVIDIA H100 80GB HBM3, peak 989 TFLOP/s each (bf16)",
+        "Device-hours": "4.5",
+        "Steps": "1,500 in 2 segments",
+        "Run: work in the final weights": "86.4 EFLOP = 1 pfs-days",
+        "Spent: all work of the run": "130 EFLOP = 1.5 pfs-days",
+        "Lineage: run and base model": "173 EFLOP = 2 pfs-days",
+        "Base model": "llama, compute 86.4 EFLOP = 1 pfs-days, receipt sha256:ab",
+        "Not counted": "aten::mv (20 calls): method 1 is a lower bound",
+        "Run id": "8c2b (small), finished, 2026-03-14",
+        "Project, team": "speech",
+        "Receipt": f"{made.hash} (computemeter 0.1.0)",
+    }
+
+
+def test_what_is_not_known_is_unknown_and_never_zero():
+    none = [
+        *("steps", "run_flops", "spent_flops", "lineage_flops", "model_flops", "gpu_time_flops"),
+        *("ratio", "device_hours", "device_name", "device_count", "peak_flops"),
+        *("assumed_utilization", "precision", "uncounted_ops", "base_model", "base_flops"),
+    ]
+    shown = rows(card(receipt(**dict.fromkeys(none), parents=(), created=1e300)))
+    for name in ("Method 1, operations", "Method 2, GPU time", "Devices", "Device-hours"):
+        assert shown[name] == "unknown"
+    assert shown["Steps"] == "unknown in 2 segments"
+    assert shown["Ratio, method 2 / method 1"].startswith("unknown, ")
+    assert shown["Not counted"] == "unknown"
+    assert shown["Base model"] == "none"
+    assert "0" not in shown["Lineage: run and base model"]
+
+
+def test_a_base_that_is_only_named():
+    shown = rows(card(receipt(base_flops=None, lineage_flops=None, parents=())))
+    assert shown["Base model"] == "llama, compute unknown, no receipt"
+    assert shown["Lineage: run and base model"] == "unknown"
+
+
+def test_all_counted_is_not_worth_a_row():
+    assert "Not counted" not in rows(card(receipt(uncounted_ops={})))
+    assert "Not counted" not in rows(card(receipt(uncounted_ops={"aten::mv": 0})))
+
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "&lt;b&gt; &amp;",
+    "[click](http://evil.example)",
+    "![x](http://evil.example/x.png)",
+    "**bold** _it_ `code` ~~gone~~ $x$ # *",
+    "a | b \\| c \\",
+    "<http://evil.example>",
+    "line\n\n# heading\n- item",
+]
+
+
+@pytest.mark.parametrize("nasty", NASTY)
+def test_untrusted_texts_stay_texts(nasty):
+    parser = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough")
+    texts = ["name", "diagnosis", "device_name", "base_model", "project", "team", "status"]
+    plain = parser.parse(card(receipt(**dict.fromkeys(texts, "x"))))
+    marked = parser.parse(card(receipt(**dict.fromkeys(texts, nasty))))
+    assert [token.type for token in marked] == [token.type for token in plain]
+    types = {child.type for token in marked for child in token.children or []}
+    assert types == {"text"}
+    diagnosis = next(
+        row for row in parser.render(card(receipt(diagnosis=nasty))).split("<tr>") if "Diag" in row
+    )
+    assert shown_by_a_browser(diagnosis) == f"Diagnosis {' '.join(nasty.split())}"
+
+
+def shown_by_a_browser(markup):
+    parts = []
+    reader = HTMLParser()
+    reader.handle_data = parts.append
+    reader.feed(markup)
+    reader.close()
+    return " ".join("".join(parts).split())
+
+
+def test_a_terminal_is_given_no_orders_and_no_credentials():
+    text = escape("\x1b[31mred\u202e \udc80 http://ann:s3cret@host www.x.org")
+    assert text == "\ufffd\\[31mred\ufffd \ufffd http:\\//\\*\\*\\*@host www\\.x.org"
+    text.encode()
+
+
+# From a receipt.
+
+
+@pytest.mark.parametrize("options", [(), ("--card",)])
+def test_the_report_of_a_receipt_a_folder_and_a_checkpoint(tmp_path, options):
+    path = write_receipt(tmp_path, receipt())
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    checkpoint.touch()
+    for given in (path, tmp_path, checkpoint):
+        result = invoke(given, *options)
+        assert (result.exit_code, result.output) == (0, card(receipt()) + "\n")
+
+
+def test_the_receipt_in_json(tmp_path):
+    path = write_receipt(tmp_path, receipt())
+    assert json.loads(invoke(path, "--json").output) == json.loads(path.read_text())
+
+
+# From ledgers.
+
+
+def test_the_report_of_a_ledger_is_of_all_segments_of_its_run(tmp_path):
+    write_ledger(tmp_path, "a", header={"base_model": "llama", "base_flops": 7})
+    path = write_ledger(tmp_path, "b", run_flops=200, header={"base_model": "llama"})
+    write_ledger(tmp_path, "c", run="other")
+    made = json.loads(invoke(path, "--json").output)
+    expected = {
+        "run": "r",
+        "segments": ["a", "b"],
+        "status": "finished",
+        "created": 6.0,
+        "steps": 20,
+        "run_flops": 200,
+        "spent_flops": 200,
+        "model_flops": 200,
+        "gpu_time_flops": 600,
+        "ratio": 3.0,
+        "verdict": "alarm",
+        "cause": "count_suspect",
+        "diagnosis": "3x apart",
+        "device_hours": 2.0,
+        "device_name": "Z9",
+        "device_count": 2,
+        "peak_flops": 1e12,
+        "precision": "bf16",
+        "uncounted_ops": {"aten::mv": 4},
+        "base_model": "llama",
+    }
+    assert {name: made[name] for name in expected} == expected
+    assert rows(invoke(path).output)["Receipt"].startswith("none, made from the ledger (computemet")
+
+
+def test_a_folder_of_one_runs_ledgers(tmp_path):
+    write_ledger(tmp_path / "compute_ledger", "a")
+    assert rows(invoke(tmp_path).output)["Steps"] == "10 in 1 segment"
+
+
+def test_a_killed_run_cannot_say_what_it_did_not_count(tmp_path):
+    write_ledger(tmp_path, "a")
+    path = write_ledger(tmp_path, "b", ended=False)
+    shown = rows(invoke(path).output)
+    assert (shown["Not counted"], shown["Steps"]) == ("unknown", "20 in 2 segments")
+
+
+def test_a_receipt_wins_over_ledgers(tmp_path):
+    write_ledger(tmp_path, "a")
+    write_receipt(tmp_path, receipt())
+    assert json.loads(invoke(tmp_path, "--json").output)["run"] == "8c2b"
+
+
+# Bad input.
+
+
+def test_nothing_there(tmp_path):
+    assert refused(tmp_path / "none").endswith("none: No such file or directory\n")
+    assert "neither a compute receipt nor a ledger is there" in refused(tmp_path)
+    (tmp_path / "model.bin").touch()
+    assert "model.bin: neither a compute receipt" in refused(tmp_path / "model.bin", "--json")
+
+
+def test_a_damaged_receipt(tmp_path):
+    path = write_receipt(tmp_path, receipt())
+    path.write_text(path.read_text()[:-9])
+    assert f"{path}: cut short" in refused(tmp_path)
+
+
+def test_a_damaged_ledger(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("{}")
+    assert f"{path}: no header" in refused(path)
+    path = write_ledger(tmp_path, "b", header={"device_count": "two"})
+    assert f"{path}: device_count is 'two', where a whole number" in refused(path)
+
+
+def test_ledgers_of_several_runs(tmp_path):
+    write_ledger(tmp_path, "a")
+    write_ledger(tmp_path, "b", run="other")
+    assert "ledgers of 2 runs are there; name one of them" in refused(tmp_path)
+
+
+def test_credentials_are_not_repeated():
+    assert "s3cret" not in refused("http://ann:s3cret@host:5000")
+
+
+def test_help_shows_an_example():
+    output = invoke("--help").output
+    assert "Example: computemeter report checkpoints/last.ckpt --card" in output
+    assert "--json" in output
