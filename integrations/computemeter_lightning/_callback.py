@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,6 +21,10 @@ from computemeter.sinks import sink_name_of
 from computemeter_lightning._loss import LossWindow
 from computemeter_lightning._namespace import Callback
 from computemeter_lightning._steps import TrainerSteps
+
+STATE_KEY = "computemeter"
+SITE_KEY = "computemeter-site"
+"""Where in a checkpoint the totals are: among its callbacks' states, and in itself."""
 
 # Lightning calls every hook of every callback that is callable: those that do nothing here are
 # set to None below, which keeps them off the user's step.
@@ -67,7 +72,7 @@ class ComputeMeter(Callback):
             raise TypeError(f"loss_key={loss_key!r}: accepted is a text, or None")
         self.failures = Failures()
         # Each fit has a meter of its own: what is read from outside is read once, now.
-        read = {name: getattr(checked, name) for name in ("peak_flops", "trackers")}
+        read = {name: getattr(checked, name) for name in ("base_model", "peak_flops", "trackers")}
         self._options: Any = {**options, **{name: read[name] for name in read if name in options}}
         self._loss_key = loss_key
         self._meter = Meter(**self._options)
@@ -85,11 +90,18 @@ class ComputeMeter(Callback):
         """Return the model FLOPs of the last counted step by module, largest first."""
         return self._meter.breakdown()
 
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, also of a class derived from this one."""
+        return STATE_KEY
+
     # The Trainer's hooks. None of them raises.
 
     @guarded
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin a segment: a fresh meter, the Trainer's two ways to run a batch wrapped."""
+        if self._meter.off:
+            return
         same = self._trainer is not None and self._trainer() is trainer
         carried = self._restored or (Carried.from_state(self._meter.state_dict()) if same else None)
         self._restored, self._step, self._trainer = None, None, ref(trainer)
@@ -144,32 +156,63 @@ class ComputeMeter(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's totals for the checkpoint."""
-        return self.failures.call(self._meter.state_dict) or {}
+        if self._restored is not None:  # a learning rate finder saves and loads before the fit
+            return self.failures.call(self._restored.to_state) or {}
+        return {} if self._meter.off else self.failures.call(self._meter.state_dict) or {}
 
     @guarded
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the run's totals from a checkpoint."""
+        if self._meter.off and state_dict:
+            # What is trained from now on is in nobody's totals: they are not known any more.
+            self._meter.load_state_dict(state_dict)
+            state_dict = self._meter.state_dict()
         self._restored = Carried.from_state(state_dict) if state_dict else None
+
+    @guarded
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take the totals of another meter's checkpoint; of one's own Lightning hands them on."""
+        if self.state_key in checkpoint["callbacks"]:
+            return
+        if state := state_in(checkpoint, before=super().state_key):
+            self.load_state_dict(state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files and threads behind, so that a Trainer can be copied or spawned."""
-        fresh = {"_meter": Meter(**self._options), "_patches": Patches(), "_trainer": None}
-        return {**self.__dict__, **fresh}
+        return {**self.__dict__, **dict.fromkeys(("_meter", "_patches", "_trainer"))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin with a meter of its own."""
+        self.__dict__.update(state)
+        self._meter, self._patches = Meter(**self._options), Patches()
 
     def _end(self, status: str) -> None:
         self.failures.call(self._patches.remove)
         if self._trainer is not None:
-            self._meter.close(status, self._step)
+            self._meter.close(status, self._step, self.failures.call(self._checkpoints))
+
+    def _checkpoints(self) -> Path | None:
+        """Find the folder that this fit's checkpoints went to; None where there is none here."""
+        trainer = self._trainer and self._trainer()
+        for callback in trainer.checkpoint_callbacks if trainer else ():
+            saved = getattr(callback, "last_model_path", "") or callback.best_model_path
+            if saved and (folder := Path(saved).parent).is_dir():
+                return folder
+        return None
 
     def _wrap(self, trainer: Any, pl_module: Any) -> None:
         after = partial(self._after_batch, trainer, pl_module)
         steps = TrainerSteps(self._meter, trainer, pl_module, after)
-        loop = trainer.fit_loop.epoch_loop
+        loop, safely = trainer.fit_loop.epoch_loop, self.failures.call
         self._patches.wrap(loop.automatic_optimization, "run", steps.metered)
         self._patches.wrap(loop.manual_optimization, "run", steps.metered)
         self._patches.wrap(trainer, "save_checkpoint", steps.left_out("checkpoint"))
-        self._patches.wrap(loop, "_on_before_fetch", before(self._meter.start_waiting))
-        self._patches.wrap(loop, "_on_after_fetch", before(self._meter.end_waiting))
+        self._patches.wrap(
+            loop, "_on_before_fetch", before(partial(safely, self._meter.start_waiting))
+        )
+        self._patches.wrap(
+            loop, "_on_after_fetch", before(partial(safely, self._meter.end_waiting))
+        )
         if not pl_module.automatic_optimization:
             for number, optimizer in enumerate(trainer.strategy._lightning_optimizers):
                 self._patches.wrap(optimizer, "step", steps.noting(number))
@@ -198,6 +241,17 @@ class ComputeMeter(Callback):
 
 for _hook in _UNUSED_BATCH_HOOKS:
     setattr(ComputeMeter, _hook, None)
+
+
+def state_in(checkpoint: Mapping[str, Any], before: str = "ComputeMeter") -> Any:
+    """Find the run's totals in a checkpoint, whichever meter wrote them; None without any.
+
+    Args:
+        checkpoint: as Lightning loads it.
+        before: the class's name, under which a callback's state was kept before it had a key.
+    """
+    callbacks = checkpoint.get("callbacks") or {}
+    return callbacks.get(STATE_KEY) or checkpoint.get(SITE_KEY) or callbacks.get(before)
 
 
 def _place(trainer: Any) -> Place:

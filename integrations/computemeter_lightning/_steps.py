@@ -43,10 +43,10 @@ class TrainerSteps:
                 result = run(*args, **kwargs)
             except BaseException as error:
                 safely(meter.break_off, error)
-                meter.ensure_off()
+                safely(meter.ensure_off)
                 raise
             safely(self._end, result)
-            meter.ensure_off()
+            safely(meter.ensure_off)
             return result
 
         return metered

@@ -291,7 +291,7 @@ def test_an_exception_in_training_reaches_the_user_and_leaves_nothing(small):
         trainer.fit(Breaks(), small.data(6 * BATCH))
     assert_nothing_left(trainer)
     assert callback.summary().steps == 3
-    (file,) = (small.folder / "ledger").iterdir()
+    (file,) = (small.folder / "ledger").glob("*.jsonl")
     assert read_ledger(file).status == "failed"
     assert read_ledger(file).last_totals["model_flops"] == 3 * BATCH * FLOPS_PER_EXAMPLE
 
@@ -308,7 +308,7 @@ def test_ctrl_c(small):
     with pytest.raises(SystemExit):
         trainer.fit(Stopped(), small.data(6 * BATCH))
     assert_nothing_left(trainer)
-    (file,) = (small.folder / "ledger").iterdir()
+    (file,) = (small.folder / "ledger").glob("*.jsonl")
     assert read_ledger(file).status == "interrupted"
 
 
@@ -383,7 +383,7 @@ def test_fast_dev_run_writes_nothing(small):
 def test_the_ledger_goes_beside_the_run(small):
     callback = ComputeMeter(verbose=0, trackers=None)
     fit(small, callback, examples=4 * BATCH)
-    (file,) = (small.folder / "compute_ledger").iterdir()
+    (file,) = (small.folder / "compute_ledger").glob("*.jsonl")
     ledger = read_ledger(file)
     assert ledger.status == "finished"
     assert ledger.summary["model_flops"] == callback.summary().model_flops
@@ -498,7 +498,7 @@ def test_a_fit_with_nothing_left_to_do_writes_no_point_and_ends_well(small):
     callback = meter(ledger=str(small.folder / "ledger"))
     again = small.trainer(callback)
     again.fit(small.Module(), small.data(2 * BATCH), ckpt_path=small.folder / "done.ckpt")
-    (file,) = (small.folder / "ledger").iterdir()
+    (file,) = (small.folder / "ledger").glob("*.jsonl")
     assert read_ledger(file).progress == ()
     assert read_ledger(file).status == "finished"
 
