@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         flops_from_operations,
         flops_from_parameters,
     )
+    from computemeter.history import interrupted_run
     from computemeter.meter import Meter
     from computemeter.records import Count, Device, Judgement, RunRecord, Snapshot, Summary
     from computemeter.units import PF, PFS_DAY, pfs_days
@@ -34,6 +35,7 @@ _HOMES = {
     "flops_from_gpu_time": "estimate",
     "flops_from_operations": "estimate",
     "flops_from_parameters": "estimate",
+    "interrupted_run": "history",
     "pfs_days": "units",
     "register_formula": "counters.registry",
 }
@@ -52,6 +54,7 @@ __all__ = [
     "flops_from_gpu_time",
     "flops_from_operations",
     "flops_from_parameters",
+    "interrupted_run",
     "pfs_days",
     "register_formula",
 ]

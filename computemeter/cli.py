@@ -176,9 +176,9 @@ def push_command(
 
 
 def _warn(message: str) -> None:
-    from computemeter.table import _printable
+    from computemeter.table import printable
 
-    typer.echo(f"computemeter: {_printable(message)}", err=True)
+    typer.echo(f"computemeter: {printable(message)}", err=True)
 
 
 def _print(command: Callable[[], str]) -> None:

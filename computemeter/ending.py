@@ -45,7 +45,7 @@ def undelivered(sink: Sink, steps: int | None, ledger: Path | None) -> str:
     told = f"{missing} did not reach {sink.name}"
     if ledger is None:
         return f"{told}, and there is no ledger to send them from"
-    to = getattr(sink, "destination", "URI")
+    to = getattr(sink, "destination", "") or "URI"
     return f"{told}; this sends the rest: computemeter push {ledger} --to {to}"
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from computemeter.ledger import Ledger, LedgerError, read_ledger
+from computemeter.ledger import FOLDER, Ledger, LedgerError, read_ledger
 from computemeter.ledger_runs import SegmentFile
 from computemeter.records import SegmentTotals
 
@@ -46,6 +47,29 @@ def earlier_segments(
         for ledger in _of_run(path, run):
             found[ledger.header.segment] = SegmentFile(path, ledger)
     return found
+
+
+def interrupted_run(tracker: str, ledgers: str | Path = FOLDER) -> str | None:
+    """Find the tracker's run of the last launch, where that did not finish.
+
+    For a job that a scheduler starts again, whose logger is to go on in the same run and not to
+    begin another::
+
+        MLFlowLogger(run_id=computemeter.interrupted_run("mlflow"), ...)
+
+    Args:
+        tracker: "mlflow" or "wandb".
+        ledgers: the folder of the job's ledgers.
+
+    Returns:
+        The run's id; None where the last launch finished, was metered into no run of this tracker,
+        or there was none.
+    """
+    for path in sorted(Path(ledgers).glob("*.jsonl"), key=lambda path: path.name, reverse=True):
+        with suppress(OSError, LedgerError):
+            last = read_ledger(path)
+            return None if last.status == "finished" else last.header.trackers.get(tracker)
+    return None
 
 
 def totals_of(ledger: Ledger) -> SegmentTotals | None:

@@ -13,7 +13,7 @@ from typing import Any
 from computemeter.ending import close_together, figures_and_receipt, undelivered
 from computemeter.failures import Failures
 from computemeter.history import earlier_segments, totals_of
-from computemeter.ledger import LedgerHeader, LedgerWriter, new_segment_id
+from computemeter.ledger import FOLDER, LedgerHeader, LedgerWriter, new_segment_id
 from computemeter.ledger_runs import SegmentFile
 from computemeter.peak_files import reason
 from computemeter.records import Judgement, Snapshot, Summary
@@ -21,7 +21,6 @@ from computemeter.results import Reading
 from computemeter.run_tags import header_tags, segment_tag
 from computemeter.sinks import RunContext, Sink, attach_all
 
-FOLDER = "compute_ledger"
 _SECONDS_BETWEEN_TOTALS = 10.0
 """A segment that is killed leaves its totals in the tracker as of so long ago."""
 

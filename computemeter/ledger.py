@@ -31,6 +31,9 @@ from computemeter._version import __version__
 SCHEMA = 1
 """The schema this version writes, and the newest it reads."""
 
+FOLDER = "compute_ledger"
+"""Where ledgers are, beside the run."""
+
 _SECONDS_BETWEEN_SYNCS = 30.0
 _LINES_KEPT = 1000
 """Lines that a full disk has not taken; they are written when it has room again."""

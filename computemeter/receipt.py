@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from computemeter._version import __version__
+from computemeter.ledger import FOLDER
 from computemeter.peak_files import reason
 from computemeter.sinks import redact
 from computemeter.units import pfs_days
@@ -30,7 +31,6 @@ SCHEMA = 1
 KIND = "computemeter receipt"
 FILE_NAME = "compute_receipt.json"
 
-_LEDGERS = "compute_ledger"
 _LEVELS_UP = 2
 # No receipt is longer; without a bound, a file of something else would be read to its end.
 _LONGEST = 1 << 24
@@ -220,7 +220,7 @@ def find_receipt(path: str | Path) -> Path | None:
         return None
     folder = start if start.is_dir() else start.parent
     for above in range(_LEVELS_UP + 1):
-        for place in (folder, folder / _LEDGERS):
+        for place in (folder, folder / FOLDER):
             if (place / FILE_NAME).is_file():
                 return place / FILE_NAME
         if above == _LEVELS_UP or not _of_checkpoints(folder):

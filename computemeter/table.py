@@ -11,7 +11,7 @@ from rich.text import Text
 from computemeter.records import Device, Summary
 from computemeter.units import format_compute, format_flops, format_pfs_days, format_seconds
 
-_STYLES = {"agree": "green", "warn": "yellow", "alarm": "red", "unknown": "dim"}
+STYLES = {"agree": "green", "warn": "yellow", "alarm": "red", "unknown": "dim"}
 _OPS_SHOWN = 4
 _SHARE_SHOWN = 0.01
 _COMPILING_SHOWN = 0.01
@@ -22,20 +22,27 @@ def print_start(device: Device, count: int) -> None:
     # Without a peak the source says why, and how to give one.
     reason = "" if device.peaks else f"; GPU time will be unknown: {device.source}"
     line = f"computemeter: metering on {count} x {device.name}{reason}"
-    Console().print(Text(_printable(line)), soft_wrap=True)
+    Console().print(Text(printable(line)), soft_wrap=True)
 
 
 def print_summary(summary: Summary) -> None:
     """Print a summary to the terminal."""
-    Console().print(_table(summary))
+    _print(Console(), summary)
 
 
 def render(summary: Summary, width: int = 100) -> str:
     """Return a summary as plain text."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(_table(summary))
+    _print(console, summary)
     text = console.file.getvalue()  # type: ignore[attr-defined] # it is the StringIO from above
     return str(text).rstrip()
+
+
+def _print(console: Console, summary: Summary) -> None:
+    console.print(_table(summary))
+    for warning in summary.warnings:
+        # Not wrapped: one may hold a command to copy.
+        console.print(Text(printable(f"warning: {warning}")), soft_wrap=True)
 
 
 def _table(summary: Summary) -> Table:
@@ -44,12 +51,12 @@ def _table(summary: Summary) -> Table:
     table.add_column()
     for name, text in _rows(summary):
         # Text, not markup: names of devices and operators are shown as they are.
-        style = _STYLES.get(summary.verdict, "") if name == "verdict" else ""
-        table.add_row(name, Text(_printable(text), style))
+        style = STYLES.get(summary.verdict, "") if name == "verdict" else ""
+        table.add_row(name, Text(printable(text), style))
     return table
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Names come from outside: a terminal must not obey what is in them."""
     return "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
@@ -65,6 +72,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("steps", _steps(summary)),
         ("time", _time(summary)),
         ("mostly", _largest(summary)),
+        *_whole_run(summary),
     ]
     if summary.pfs_days_gpu_time_measured is not None:
         rows.insert(2, ("the same, measured use", _measured(summary)))
@@ -74,7 +82,19 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
     if summary.uncounted_ops:
         calls = (f"{name} ({calls:,})" for name, calls in summary.uncounted_ops.items())
         rows.append(("not counted (calls)", ", ".join(calls)))
-    rows += [("warning", warning) for warning in summary.warnings]
+    return rows
+
+
+def _whole_run(summary: Summary) -> list[tuple[str, str]]:
+    """Tell of the segments before this one, and of the model the run started from."""
+    run, spent, lineage = summary.run_flops, summary.spent_flops, summary.lineage_flops
+    rows = []
+    if run is not None and {run, spent} != {summary.model_flops}:
+        burned = "unknown" if spent is None else format_compute(spent)
+        rows.append(("the run, all launches", f"{format_compute(run)} in the weights"))
+        rows.append(("spent, with what was lost", burned))
+    if lineage is not None and lineage != run:
+        rows.append(("lineage, with the base", format_compute(lineage)))
     return rows
 
 

@@ -17,7 +17,7 @@ from computemeter.loss_figure import write_figures
 from computemeter.run_tags import ledger_tags
 from computemeter.sinks import Sink, describe, redact
 from computemeter.sources import DESTINATIONS, SourceError, ask_tracker, tracker_of
-from computemeter.table import _printable
+from computemeter.table import printable
 from computemeter.wording import counted
 
 # So many are queued at a time; a sink would drop the oldest of more than it has room for.
@@ -184,7 +184,7 @@ def _line(replay: _Replay) -> str:
         f"{header.name or header.run}: {replay.delivered:,} of "
         f"{counted(steps, 'logging step')} in run {replay.sink.run_id}"
     )
-    return _printable(line)
+    return printable(line)
 
 
 @contextmanager

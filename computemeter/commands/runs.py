@@ -19,7 +19,7 @@ from rich.text import Text
 from computemeter.commands import CommandError
 from computemeter.records import RunRecord
 from computemeter.sources import SourceError, records
-from computemeter.table import _STYLES, _printable
+from computemeter.table import STYLES, printable
 from computemeter.units import format_compute, format_flops
 from computemeter.wording import counted
 
@@ -54,7 +54,7 @@ def runs(sources: Sequence[str], *, as_json: bool = False, warn: Callable[[str],
         with Console(stderr=True).status(f"reading {counted(len(chosen), 'source')}"):
             found = records(chosen, warn=warn)
     except SourceError as error:
-        raise CommandError(_printable(str(error))) from None
+        raise CommandError(printable(str(error))) from None
     if as_json:
         return json.dumps(_report(found), indent=2)
     if not found:
@@ -108,7 +108,7 @@ def _table(found: Iterable[RunRecord], room: int | None) -> Table:
     """Make the table, no wider than there is room, unless figures would be cut off."""
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
     titles = (*_TEXTS, *_NUMBERS, *_WORDS)
-    rows = [[Text(_printable(text), style) for text, style in _cells(run)] for run in found]
+    rows = [[Text(printable(text), style) for text, style in _cells(run)] for run in found]
     for title, width in _widths(titles, rows, room).items():
         side: JustifyMethod = "right" if title in _NUMBERS else "left"
         table.add_column(title, justify=side, overflow="fold", width=width)
@@ -150,7 +150,7 @@ def _cells(run: RunRecord) -> list[tuple[str, str]]:
         _flops(run.gpu_time_flops),
         _UNKNOWN if run.ratio is None else f"{run.ratio:.3g}",
     ]
-    return [*((text, "") for text in plain), (run.verdict, _STYLES[run.verdict]), (run.cause, "")]
+    return [*((text, "") for text in plain), (run.verdict, STYLES[run.verdict]), (run.cause, "")]
 
 
 def _short(name: str) -> str:

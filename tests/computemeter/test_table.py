@@ -60,6 +60,9 @@ UNKNOWN = replace(
     steps=0,
     model_flops=0,
     hardware_flops=0,
+    run_flops=None,
+    spent_flops=None,
+    lineage_flops=None,
     flops_per_step=None,
     pfs_days=0.0,
     pfs_days_gpu_time=None,
@@ -150,13 +153,21 @@ def test_only_the_largest_operators_are_shown():
     assert shown["mostly"] == "a 20%, b 20%, c 20%, d 20%"
 
 
-def test_every_warning_has_a_row():
-    summary = replace(SUMMARY, warnings=("the disk is full", "mlflow is gone (3 times)"))
-    text = render(summary, 1_000)
-    assert "│ the disk is full" in text
-    assert "│ mlflow is gone (3 times)" in text
-    assert text.count("│ warning ") == 2
+def test_every_warning_has_a_line_that_can_be_copied():
+    push = f"this sends them: computemeter push {'long/' * 40}x.jsonl --to http://host"
+    text = render(replace(SUMMARY, warnings=("the disk is full", push)), 80)
+    assert text.splitlines()[-2:] == ["warning: the disk is full", f"warning: {push}"]
     assert "warning" not in render(SUMMARY)
+
+
+def test_a_resumed_run_shows_what_all_its_launches_did():
+    resumed = replace(SUMMARY, run_flops=5 * 10**15, spent_flops=7 * 10**15, lineage_flops=10**18)
+    shown = rows(resumed)
+    assert shown["the run, all launches"].startswith("5 PFLOP = ")
+    assert shown["spent, with what was lost"].startswith("7 PFLOP = ")
+    assert shown["lineage, with the base"].startswith("1 EFLOP = ")
+    assert "the run, all launches" not in rows(SUMMARY)
+    assert rows(replace(resumed, spent_flops=None))["spent, with what was lost"] == "unknown"
 
 
 @pytest.mark.parametrize("untrusted", ["[red]x[/red]", "[/]", "[link=http://e.vil]a[/link]", ":x:"])
