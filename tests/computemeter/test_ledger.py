@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from ledgers import header, totals, write
 
 from computemeter import ledger
 from computemeter.ledger import (
@@ -23,38 +24,7 @@ from computemeter.ledger import (
     new_segment_id,
     read_ledger,
 )
-
-
-def header(segment="seg-1", run="run-1", **fields):
-    return LedgerHeader(**{"segment": segment, "run": run, "started": 1000.0, **fields})
-
-
-def totals(**changes):
-    values = {
-        "steps": 10,
-        "model_flops": 10**15,
-        "hardware_flops": 10**15,
-        "gpu_time_flops": 2 * 10**15,
-        "training_seconds": 5.0,
-        "busy_seconds": None,
-        "device_seconds": 10.0,
-        "run_flops": 10**15,
-        "spent_flops": 10**15,
-        "lineage_flops": None,
-        "verdict": "warn",
-        "cause": "low_utilization",
-        "mfu": None,
-    }
-    return {**values, **changes}
-
-
-def write(folder, head, *progress, status=None):
-    with LedgerWriter.open(folder, head) as writer:
-        for step, values in enumerate(progress):
-            writer.progress(step, head.started + step, values, {})
-        if status:
-            writer.end(status, head.started + 100, {})
-    return writer.path
+from computemeter.records import SegmentTotals
 
 
 def refuse_constants(name):
@@ -129,7 +99,7 @@ def test_the_documented_examples_are_a_ledger(tmp_path):
     assert (read.torn, read.skipped) == (False, 0)
     # Every field is in the examples, and no other.
     assert set(json.loads(examples[0])) == {"kind", *(each.name for each in fields(LedgerHeader))}
-    assert set(read.last_totals) == set(totals())
+    assert set(read.last_totals) == {each.name for each in fields(SegmentTotals)}
 
 
 def test_two_processes_never_share_a_file(tmp_path):
