@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -12,14 +11,16 @@ Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 _NOTHING = object()
 
 
-def before(note: Callable[[], object]) -> Wrap:
-    """Make a wrapper that calls `note` first; what it raises stays in it."""
+def before(note: Callable[[], object], failed: Callable[[str, Exception], object]) -> Wrap:
+    """Make a wrapper that calls `note` first; what that raises goes to `failed`."""
 
     def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def noted(*args: Any, **kwargs: Any) -> Any:
-            with suppress(Exception):
+            try:
                 note()
+            except Exception as error:  # noqa: BLE001 - metering never stops a training run
+                failed(getattr(note, "__qualname__", str(note)), error)
             return call(*args, **kwargs)
 
         return noted

@@ -203,16 +203,13 @@ class ComputeMeter(Callback):
     def _wrap(self, trainer: Any, pl_module: Any) -> None:
         after = partial(self._after_batch, trainer, pl_module)
         steps = TrainerSteps(self._meter, trainer, pl_module, after)
-        loop, safely = trainer.fit_loop.epoch_loop, self.failures.call
+        loop = trainer.fit_loop.epoch_loop
         self._patches.wrap(loop.automatic_optimization, "run", steps.metered)
         self._patches.wrap(loop.manual_optimization, "run", steps.metered)
         self._patches.wrap(trainer, "save_checkpoint", steps.left_out("checkpoint"))
-        self._patches.wrap(
-            loop, "_on_before_fetch", before(partial(safely, self._meter.start_waiting))
-        )
-        self._patches.wrap(
-            loop, "_on_after_fetch", before(partial(safely, self._meter.end_waiting))
-        )
+        meter, failed = self._meter, self.failures.record
+        self._patches.wrap(loop, "_on_before_fetch", before(meter.start_waiting, failed))
+        self._patches.wrap(loop, "_on_after_fetch", before(meter.end_waiting, failed))
         if not pl_module.automatic_optimization:
             for number, optimizer in enumerate(trainer.strategy._lightning_optimizers):
                 self._patches.wrap(optimizer, "step", steps.noting(number))
