@@ -34,7 +34,7 @@ class Failures:
         try:
             return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - metering never stops a training run
-            self.record(getattr(function, "__qualname__", str(function)), error)
+            self.record(_name_of(function), error)
             return None
 
     def warn(self, message: str) -> None:
@@ -55,6 +55,12 @@ class Failures:
             # A copy: sinks warn from their own threads.
             for message, times in list(self._messages.items())
         )
+
+
+def _name_of(function: Callable[..., object]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return getattr(function, "__qualname__", type(function).__name__)
 
 
 class HasFailures(Protocol):
