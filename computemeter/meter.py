@@ -356,6 +356,8 @@ class Meter:
     def _keep(self, *, sync: bool = False) -> None:
         """Record the totals for a run that is killed before its next logging step."""
         self._kept_at = self._clock.training_seconds
+        # At a checkpoint all ranks meet; between logging steps nobody waits for anybody.
+        self.failures.call(self._exchange, WAIT_LOGGING if sync else 0.0)
         if self._journal is not None and self._place.writes:
             now = take_snapshot(self._read(), self._last, step=self._steps, time=time.time())
             self._journal.keep(now, sync=sync)

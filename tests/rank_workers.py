@@ -167,6 +167,32 @@ def first_is_killed(folder):
     return {"closing": time.perf_counter() - started, **meter.summary().to_dict()}
 
 
+def left_by_rank_1_killed(folder):
+    """Rank 1 dies between two steps; rank 0 goes on, makes a checkpoint, and ends."""
+    model, meter = net(), metered(folder, log_every=5)
+    data = batches(20 * BATCH, seed=0)
+    train(model, data[:5], meter)
+    distributed.barrier()
+    if rank() == 1:
+        train(model, data[5:7], meter)
+        os.kill(os.getpid(), signal.SIGKILL)
+    train(model, data[5:10], meter)
+    (folder / "checkpoint").write_text(json.dumps(meter.state_dict()))
+    train(model, data[10:], meter)
+    started = time.perf_counter()
+    meter.close("finished")
+    return {"closing": time.perf_counter() - started, **meter.summary().to_dict()}
+
+
+def goes_on_alone(folder):
+    """A second launch, from the checkpoint of the one above."""
+    meter = metered(folder)
+    meter.load_state_dict(json.loads((folder / "checkpoint").read_text()))
+    train(net(), batches(4 * BATCH, seed=0), meter)
+    meter.close("finished")
+    return meter.summary().to_dict()
+
+
 def resumed(folder):
     """Checkpoint between two logging steps, and go on from it in a second segment."""
     data = batches(5 * BATCH + rank(), seed=rank())

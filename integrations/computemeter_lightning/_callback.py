@@ -255,8 +255,20 @@ def _place(trainer: Any) -> Place:
     loggers = tuple(trainer.loggers)
     return Place(
         folder=Path(trainer.default_root_dir),
-        name=str(loggers[0].name or "") if loggers else "",
+        name=_run_name(loggers[0]) if loggers else "",
         loggers=loggers,
         plain_loggers=tuple(logger for logger in loggers if sink_name_of(logger) is None),
         writes=trainer.is_global_zero and not trainer.fast_dev_run,
     )
+
+
+def _run_name(logger: Any) -> str:
+    """Return what people call the run: trackers' loggers give the project, or its number."""
+    match sink_name_of(logger):
+        case "mlflow":
+            name = getattr(logger, "_run_name", None) or getattr(logger, "_experiment_name", None)
+        case "wandb":
+            name = getattr(logger.experiment, "name", None)
+        case _:
+            name = None
+    return name if isinstance(name, str) else str(logger.name or "")

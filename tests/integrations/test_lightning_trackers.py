@@ -24,6 +24,16 @@ def closed_port():
     return f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.parametrize(("given", "name"), [({"run_name": "big"}, "big"), ({}, "digits")])
+def test_the_ledger_has_the_name_that_people_know(small, given, name):
+    store = f"sqlite:///{small.folder / 'mlflow.db'}"
+    logger = small.pl.loggers.MLFlowLogger("digits", tracking_uri=store, **given)
+    trainer = small.trainer(ComputeMeter(verbose=0, trackers=None), logger=logger, max_epochs=1)
+    trainer.fit(small.Module(), small.data(BATCH))
+    (file,) = (small.folder / "compute_ledger").glob("*.jsonl")
+    assert read_ledger(file).header.name == name
+
+
 def test_one_value_for_each_key_and_step_in_the_store(small):
     store = small.folder / "mlflow.db"
     loggers = [
