@@ -38,6 +38,11 @@ class Carried:
         return sum(each.steps for each in self.segments.values())
 
     @property
+    def training_seconds(self) -> float:
+        """First step to last of each, added up."""
+        return sum(each.training_seconds for each in self.segments.values())
+
+    @property
     def spent_flops(self) -> int | None:
         """Everything burned in them; None where it is not known of one."""
         return _whole(each.model_flops for each in self.segments.values())
@@ -70,6 +75,11 @@ class Carried:
     def to_state(self) -> dict[str, Any]:
         """Return it as plain ints, floats, texts and dicts, which any checkpoint can hold."""
         return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def unknown(cls) -> Self:
+        """Hand on that there was work before, and nobody knows how much."""
+        return cls(run_flops=None, segments={"unknown": SegmentTotals()})
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from computemeter.ledger import FOLDER, Ledger, LedgerError, read_ledger
+from computemeter.ledger import FOLDER, Ledger, LedgerError, is_being_written, read_ledger
 from computemeter.ledger_runs import SegmentFile
 from computemeter.records import SegmentTotals
 
@@ -67,8 +67,12 @@ def interrupted_run(tracker: str, ledgers: str | Path = FOLDER) -> str | None:
     """
     for path in sorted(Path(ledgers).glob("*.jsonl"), key=lambda path: path.name, reverse=True):
         with suppress(OSError, LedgerError):
+            if is_being_written(path):
+                continue  # another job's, which goes on by itself
             last = read_ledger(path)
-            return None if last.status == "finished" else last.header.trackers.get(tracker)
+            run = last.header.trackers.get(tracker)
+            # W&B's ids are of one project; its loggers take the id alone.
+            return None if last.status == "finished" or run is None else run.rpartition("/")[2]
     return None
 
 

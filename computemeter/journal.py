@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from computemeter.history import earlier_segments, totals_of
 from computemeter.ledger import FOLDER, LedgerHeader, LedgerWriter, new_segment_id
 from computemeter.ledger_runs import SegmentFile
 from computemeter.peak_files import reason
-from computemeter.records import Judgement, Snapshot, Summary
+from computemeter.records import Judgement, SegmentTotals, Snapshot, Summary
 from computemeter.results import Reading
 from computemeter.run_tags import header_tags, segment_tag
 from computemeter.sinks import RunContext, Sink, attach_all
@@ -79,7 +79,7 @@ class Journal:
         self._ledger: LedgerWriter | None = None
         if place.writes and (folder := _folder(place, options.ledger)) is not None:
             self._ledger = self._try(_open_ledger, folder, header, failures.warn)
-            self._try(self._look_back, folder)
+            self._try(self._look_back, {folder, self.folder or folder})
         self._tell_of_the_start(reading, header)
 
     @property
@@ -164,22 +164,21 @@ class Journal:
         if self._ledger:
             self._try(self._ledger.progress, snapshot.step, snapshot.time, totals, metrics)
 
-    def _look_back(self, folder: Path) -> None:
+    def _look_back(self, folders: Iterable[Path]) -> None:
         """Find out what earlier segments did after their last checkpoint."""
         if self.run == self.segment:
             return
-        earlier = earlier_segments(folder, self.run, warn=self._failures.warn)
-        earlier.pop(self.segment, None)
-        self._earlier = earlier
-        found = {name: self._try(totals_of, file.ledger) for name, file in earlier.items()}
+        for folder in folders:
+            self._earlier |= earlier_segments(folder, self.run, warn=self._failures.warn)
+        self._earlier.pop(self.segment, None)
+        found = {name: self._try(totals_of, file.ledger) for name, file in self._earlier.items()}
         known = {name: totals for name, totals in found.items() if totals is not None}
         self.carried = self.carried.with_segments(known)
 
     def _tell_of_the_start(self, reading: Reading, header: LedgerHeader) -> None:
         self._tag(header_tags(header))
-        for name, file in self._earlier.items():
-            if file.ledger.progress:
-                self._tag(segment_tag(name, file.ledger.last_totals))
+        for name, totals in self._told_again().items():
+            self._tag(segment_tag(name, totals.to_dict()))
         if reading.base and reading.base.note:
             self._failures.warn(reading.base.note)
         for name, before in self.carried.trackers.items():
@@ -189,6 +188,13 @@ class Journal:
                     f"this goes on from {name} run {before}, and is logged to run {now}: to "
                     "continue that one, give its id to the logger"
                 )
+
+    def _told_again(self) -> dict[str, SegmentTotals]:
+        """Return the earlier segments that this tracker's run may not know of."""
+        known = self.carried.segments
+        if self.trackers == self.carried.trackers:
+            return {name: known[name] for name in self._earlier if name in known}
+        return {name: totals for name, totals in known.items() if totals.model_flops is not None}
 
     def _write_receipt(
         self,
@@ -264,7 +270,7 @@ def _folder(place: Place, option: str | Path | None) -> Path | None:
     if option is None:
         return None
     beside = (place.folder or Path.cwd()) / FOLDER
-    return beside if option == "auto" else Path(option)
+    return beside if option == "auto" else Path(option).expanduser()
 
 
 def _open_ledger(folder: Path, header: LedgerHeader, warn: Callable[[str], None]) -> LedgerWriter:
@@ -290,6 +296,7 @@ def _header(place: Place, reading: Reading, journal: Journal) -> LedgerHeader:
         user=_user(),
         project=options.project,
         team=options.team,
+        category=options.category,
         device_name=reading.known_device.name,
         device_count=reading.device_count,
         peak_flops=reading.peak_flops,

@@ -28,6 +28,11 @@ from typing import Any, Self
 
 from computemeter._version import __version__
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # no locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
 SCHEMA = 1
 """The schema this version writes, and the newest it reads."""
 
@@ -67,6 +72,7 @@ class LedgerHeader:
         user: who started it (untrusted text).
         project: from `project=`.
         team: from `team=`.
+        category: from `category=`; None in a ledger of before there were any.
         device_name: as the framework reports it.
         device_count: devices the run trains on.
         peak_flops: dense peak of one device in FLOP/s; None where it is not known (yet).
@@ -88,6 +94,7 @@ class LedgerHeader:
     user: str | None = None
     project: str | None = None
     team: str | None = None
+    category: str | None = None
     device_name: str | None = None
     device_count: int | None = None
     peak_flops: float | None = None
@@ -193,6 +200,7 @@ class LedgerWriter:
         self.path = path
         # Unbuffered: a buffer would keep a line that failed and write it again at some later time.
         self._file = path.open("xb", buffering=0)
+        _lock(self._file.fileno())
         # Sinks warn from their own threads. Reentrant: a signal handler may log, too.
         self._lock = threading.RLock()
         self._lines: deque[bytes] = deque(maxlen=_LINES_KEPT)
@@ -292,6 +300,16 @@ class LedgerWriter:
         self._torn = False
 
 
+def is_being_written(path: str | Path) -> bool:
+    """Say whether a process of this machine has the ledger open, as far as that can be known.
+
+    Raises:
+        OSError: for a file that cannot be opened.
+    """
+    with Path(path).open("rb") as file:
+        return not _lock(file.fileno())
+
+
 def read_ledger(path: str | Path) -> Ledger:
     """Read the ledger of one segment, finished, killed or still being written.
 
@@ -319,6 +337,19 @@ def read_ledger(path: str | Path) -> Ledger:
         torn=torn,
         skipped=skipped,
     )
+
+
+def _lock(descriptor: int) -> bool:
+    """Mark an open ledger as this process's; False where another has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _sync(descriptor: int) -> None:

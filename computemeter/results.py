@@ -151,8 +151,12 @@ class Reading:
 
     @property
     def base(self) -> BaseModel | None:
-        """The model that the run started from; a resumed run's may be known from its checkpoint."""
-        return self.options.base or self.carried.base
+        """The model that the run started from.
+
+        The checkpoint's word comes first: a resumed run may find its own receipt where the base's
+        was.
+        """
+        return self.carried.base or self.options.base
 
     @property
     def lineage_flops(self) -> int | None:
@@ -181,8 +185,25 @@ def judge_run(reading: Reading) -> Judgement:
         return judge_segment(reading)
     seconds, flops = reading.run_device_seconds, reading.spent_flops
     evidence = _evidence(reading, flops, reading.run_gpu_time_flops, seconds)
-    # Earlier segments may have run on another device: there is no one peak, but method 2 has all.
-    return judge(replace(evidence, peak_flops=None))
+    steps = reading.carried.steps + reading.totals.steps
+    training = reading.carried.training_seconds + reading.training_seconds
+    settled = _is_settled(reading.options, steps, training)
+    return judge(
+        replace(
+            evidence,
+            # Earlier segments may have run on another device: there is no one peak, but method 2
+            # has all.
+            peak_flops=None,
+            steps=steps,
+            settled=settled,
+            # What is known of waiting and compiling is this segment's, and so is their share.
+            training_seconds=evidence.training_seconds if settled else training,
+        )
+    )
+
+
+def _is_settled(options: Options, steps: int, seconds: float) -> bool:
+    return steps >= options.settle_steps and seconds >= options.settle_seconds
 
 
 def _evidence(
@@ -200,10 +221,7 @@ def _evidence(
         peak_flops=reading.peak_flops,
         assumed_utilization=reading.assumed_utilization,
         uncounted_ops=totals.count.uncounted_ops,
-        settled=(
-            totals.steps >= options.settle_steps
-            and reading.training_seconds >= options.settle_seconds
-        ),
+        settled=_is_settled(options, totals.steps, reading.training_seconds),
         settle_steps=options.settle_steps,
         settle_seconds=options.settle_seconds,
         no_peak_reason=reading.known_device.source,

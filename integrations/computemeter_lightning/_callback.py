@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,6 +26,11 @@ from computemeter_lightning._steps import TrainerSteps
 STATE_KEY = "computemeter"
 SITE_KEY = "computemeter-site"
 """Where in a checkpoint the totals are: among its callbacks' states, and in itself."""
+
+_NO_TOTALS = (
+    "the checkpoint does not say what compute went into it: this run's totals are not known; with "
+    "base_flops= what came before is the base of a new run"
+)
 
 # Lightning calls every hook of every callback that is callable: those that do nothing here are
 # set to None below, which keeps them off the user's step.
@@ -78,6 +84,7 @@ class ComputeMeter(Callback):
         self._meter = Meter(**self._options)
         self._patches = Patches()
         self._trainer: ref[Any] | None = None
+        self._trained: ref[Any] | None = None
         self._restored: Carried | None = None
         self._loss = LossWindow()
         self._step: int | None = None
@@ -103,8 +110,9 @@ class ComputeMeter(Callback):
         if self._meter.off:
             return
         same = self._trainer is not None and self._trainer() is trainer
-        carried = self._restored or (Carried.from_state(self._meter.state_dict()) if same else None)
+        carried = self._carried_into(pl_module, same=same)
         self._restored, self._step, self._trainer = None, None, ref(trainer)
+        self._trained = ref(pl_module)
         told = self._meter.telling
         self._meter = Meter(**self._options)
         self._meter.failures = self.failures
@@ -167,24 +175,42 @@ class ComputeMeter(Callback):
             # What is trained from now on is in nobody's totals: they are not known any more.
             self._meter.load_state_dict(state_dict)
             state_dict = self._meter.state_dict()
-        self._restored = Carried.from_state(state_dict) if state_dict else None
+        try:
+            self._restored = Carried.from_state(state_dict) if state_dict else None
+        except ValueError:
+            self._restored = Carried.unknown()
+            raise
 
     @guarded
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take the totals of another meter's checkpoint; of one's own Lightning hands them on."""
-        if self.state_key in checkpoint["callbacks"]:
+        if self.state_key in checkpoint.get("callbacks", {}):
             return
         if state := state_in(checkpoint, before=super().state_key):
             self.load_state_dict(state)
+        elif self._meter.options.base is None:
+            self._restored = Carried.unknown()
+            self.failures.warn(_NO_TOTALS)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files and threads behind, so that a Trainer can be copied or spawned."""
-        return {**self.__dict__, **dict.fromkeys(("_meter", "_patches", "_trainer"))}
+        return {**self.__dict__, **dict.fromkeys(("_meter", "_patches", "_trainer", "_trained"))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin with a meter of its own."""
         self.__dict__.update(state)
         self._meter, self._patches = Meter(**self._options), Patches()
+
+    def _carried_into(self, pl_module: Any, *, same: bool) -> Carried | None:
+        """Return what this fit goes on from: a checkpoint, or the same Trainer's last fit."""
+        if not same:
+            return self._restored
+        before = Carried.from_state(self._meter.state_dict())
+        if self._restored is not None:
+            return self._restored.with_segments(before.segments)
+        # Another model's weights have nothing of that work in them; it was spent all the same.
+        known = self._trained is not None and self._trained() is pl_module
+        return before if known else replace(before, run_flops=0)
 
     def _end(self, status: str) -> None:
         self.failures.call(self._patches.remove)

@@ -57,8 +57,10 @@ class SiteMeter(Callback):
     @guarded
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take the run's totals, whoever metered it before."""
-        if self._is_wanted(trainer) and (state := state_in(checkpoint)):
-            self._meter.load_state_dict(state)
+        if self._is_wanted(trainer):
+            self._meter.on_load_checkpoint(trainer, pl_module, checkpoint)
+            if state := state_in(checkpoint):
+                self._meter.load_state_dict(state)
 
     def _is_wanted(self, trainer: Any) -> bool:
         """Say whether nobody else meters this Trainer.

@@ -67,5 +67,9 @@ def test_the_tracker_run_of_a_launch_that_did_not_finish(tmp_path):
     write(tmp_path, header("3", trackers={"mlflow": "2c3d"}), totals(), status="failed")
     assert computemeter.interrupted_run("mlflow", str(tmp_path)) == "2c3d"
     with LedgerWriter.open(tmp_path, LedgerHeader(segment="4", run="r", started=0.0)) as writer:
+        # Another job that still runs is not the one that was interrupted.
+        assert computemeter.interrupted_run("mlflow", tmp_path) == "2c3d"
         writer.end("finished", 1.0, {})
     assert computemeter.interrupted_run("mlflow", tmp_path) is None
+    write(tmp_path, header("5", trackers={"wandb": "team/speech/3k9d2x"}), totals())
+    assert computemeter.interrupted_run("wandb", tmp_path) == "3k9d2x"

@@ -1,0 +1,112 @@
+"""What a fit goes on from, by the Trainer's own checkpoints."""
+
+import torch
+from small_runs import BATCH, FLOPS_PER_EXAMPLE
+
+from computemeter.lightning import ComputeMeter
+
+STEP = BATCH * FLOPS_PER_EXAMPLE
+NOT_SAID = "the checkpoint does not say what compute went into it"
+
+
+def meter(**options):
+    return ComputeMeter(**{"verbose": 0, "trackers": None, **options})
+
+
+def fit(small, callback, path=None, epochs=1, **options):
+    """Train for 3 steps an epoch; return the Trainer."""
+    trainer = small.trainer(*[callback] if callback else [], max_epochs=epochs, **options)
+    trainer.fit(small.Module(), small.data(3 * BATCH), ckpt_path=path, weights_only=False)
+    return trainer
+
+
+def saved(small, callback=None, epochs=1, path=None):
+    target = small.folder / f"{epochs}.ckpt"
+    fit(small, callback, path, epochs).save_checkpoint(target)
+    return target
+
+
+def compute(callback):
+    summary = callback.summary()
+    return summary.run_flops, summary.spent_flops, summary.lineage_flops
+
+
+def test_work_before_the_meter_is_not_known_and_no_zero(small):
+    callback = meter()
+    fit(small, callback, saved(small), epochs=2)
+    assert callback.summary().model_flops == 3 * STEP
+    assert compute(callback) == (None, None, None)
+    (said,) = callback.summary().warnings
+    assert said.startswith(NOT_SAID)
+
+
+def test_work_before_the_meter_may_be_the_base_of_a_new_run(small):
+    callback = meter(base_flops=1000)
+    fit(small, callback, saved(small), epochs=2)
+    assert compute(callback) == (3 * STEP, 3 * STEP, 3 * STEP + 1000)
+    assert callback.summary().warnings == ()
+
+
+def test_a_state_that_cannot_be_read_is_not_known(small):
+    path = saved(small, meter())
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["callbacks"]["computemeter"]["schema"] = 99
+    torch.save(checkpoint, path)
+    callback = meter()
+    fit(small, callback, path, epochs=2)
+    assert compute(callback) == (None, None, None)
+    assert any("schema 99" in said for said in callback.summary().warnings)
+
+
+def test_one_checkpoint_resumed_twice_is_spent_twice(small):
+    path = saved(small, meter())
+    first, second = meter(), meter()
+    fit(small, first, path, epochs=2)
+    fit(small, second, path, epochs=3)
+    # 3 steps, then 3 that the second did not go on from, then its own 6.
+    assert compute(first) == (6 * STEP, 6 * STEP, 6 * STEP)
+    assert compute(second) == (9 * STEP, 12 * STEP, 9 * STEP)
+
+
+def test_a_resumed_warm_start_does_not_count_itself(small):
+    fit(small, meter(base_flops=1000), default_root_dir=small.folder / "base")
+    warm = small.folder / "base" / "compute_ledger"
+    path = saved(small, meter(base_model=warm))  # lineage: 3 + 3 steps, and 1000
+    resumed = meter(base_model=warm)
+    fit(small, resumed, path, epochs=2)
+    assert compute(resumed) == (6 * STEP, 6 * STEP, 9 * STEP + 1000)
+
+
+def test_another_model_in_the_same_trainer_has_none_of_the_first_ones_work(small):
+    callback = meter()
+    trainer = fit(small, callback)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(small.Module(), small.data(3 * BATCH))
+    assert compute(callback) == (3 * STEP, 6 * STEP, 3 * STEP)
+
+
+def test_a_trainer_that_goes_on_from_a_checkpoint_knows_what_it_did_since(small):
+    callback = meter(ledger=None)
+    trainer = fit(small, callback)
+    path = small.folder / "kept.ckpt"
+    trainer.save_checkpoint(path)
+    module = trainer.lightning_module
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(module, small.data(3 * BATCH))
+    trainer.fit(module, small.data(3 * BATCH), ckpt_path=path, weights_only=False)
+    # 3 in the checkpoint and 3 after it; the 3 of the second fit are lost.
+    assert compute(callback) == (6 * STEP, 9 * STEP, 6 * STEP)
+
+
+def test_a_run_that_has_settled_stays_so_in_a_short_last_segment(small):
+    options = {"settle_steps": 5, "settle_seconds": 0, "peak_flops": 1e15}
+    path = saved(small, meter(**options), epochs=2)
+    resumed = meter(**options)
+    fit(small, resumed, path, epochs=3)
+    state = resumed.state_dict()
+    (last,) = [each for name, each in state["segments"].items() if name != state["parent"]][:1]
+    verdicts = [totals["verdict"] for totals in state["segments"].values()]
+    assert last["steps"] == 6
+    # 6 steps settle, and so do 6 and 3; the segment of 3 alone does not.
+    assert verdicts == ["alarm", "alarm"]
+    assert resumed.summary().verdict == "unknown"
