@@ -58,6 +58,7 @@ NEVER_REACHED = {
     "TrainingClock.extend",
     "Meter.break_off",  # of a step that raises, see below
     "StepBook.give_up",  # of a step that runs out of memory
+    "Carried.unknown",  # of a resume without totals, tested in test_resume.py
     "Carried.from_state",  # of a resumed run, see below
     "TorchCounter.off",  # of a count that cannot be ended, see below
     "Recorder.files",
