@@ -84,8 +84,8 @@ class Journal:
 
     @property
     def trackers(self) -> dict[str, str]:
-        """The run's id in each tracker."""
-        return {sink.name: sink.run_id for sink in self._sinks}
+        """The run's id in each tracker; of two sinks of one tracker the first one's."""
+        return {sink.name: sink.run_id for sink in reversed(self._sinks)}
 
     @property
     def segments(self) -> list[str]:
@@ -228,10 +228,8 @@ class Journal:
             for sink in self._sinks:
                 if (files := getattr(sink, "files", None)) is not None:
                     self._try(files, make)
-        left = self._try(close_together, self._sinks, self._failures) or {}
-        for sink in self._sinks:
-            if sink.name in left:
-                self._failures.warn(undelivered(sink, left[sink.name], ledger))
+        for sink, steps in self._try(close_together, self._sinks, self._failures) or ():
+            self._failures.warn(undelivered(sink, steps, ledger))
 
     def _write_warnings(self, at: float) -> None:
         """Record what has gone wrong inside the meter since the last time."""

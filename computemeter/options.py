@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from computemeter.base_model import BaseModel
 from computemeter.peak_files import PeakFile, reason
 from computemeter.receipt import FILE_NAME
+from computemeter.records import CATEGORIES
 from computemeter.sinks import redact, validate_trackers
 
 Ledger = str | Path | None
@@ -32,6 +33,7 @@ class OptionValues(TypedDict, total=False):
     base_model: str | Path | None
     project: str | None
     team: str | None
+    category: str
     ledger: Ledger
     trackers: Any
     alert: bool
@@ -58,6 +60,8 @@ class Options:
             with one, from which `base_flops` is taken. It is read now, and kept as a `BaseModel`.
         project: groups runs; also `COMPUTEMETER_PROJECT`.
         team: also `COMPUTEMETER_TEAM`.
+        category: what the compute is for: "training", or "synthetic_data" for a loop that only runs
+            a model forward to make data; a compute disclosure lists them apart.
         ledger: "auto" (a folder `compute_ledger` beside the run), a folder, or None for no ledger;
             also `COMPUTEMETER_LEDGER`, where "off" is None.
         trackers: "auto" (the run's loggers, else the active MLflow and W&B runs), None for none,
@@ -81,6 +85,7 @@ class Options:
     base_model: str | Path | BaseModel | None = None
     project: str | None = None
     team: str | None = None
+    category: str = "training"
     ledger: Ledger = "auto"
     trackers: Any = "auto"
     alert: bool = False
@@ -112,6 +117,8 @@ class Options:
         _check_ledger(self.ledger)
         _check_text("project", self.project)
         _check_text("team", self.team)
+        if self.category not in CATEGORIES:
+            raise ValueError(f"category={self.category!r}: accepted are {' and '.join(CATEGORIES)}")
 
     @classmethod
     def from_user(cls, given: Mapping[str, Any], also: tuple[str, ...] = ()) -> Options:

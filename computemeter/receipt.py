@@ -14,6 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -74,6 +75,7 @@ class ComputeReceipt:
         parents: hashes of the receipts of the models this run started from.
         project: from `project=`.
         team: from `team=`.
+        category: from `category=`; None in a receipt of before there were any.
         created: seconds since the epoch.
         version: of computemeter.
         extra: fields of the file that this version does not know.
@@ -117,6 +119,7 @@ class ComputeReceipt:
     parents: tuple[str, ...] = ()
     project: str | None = None
     team: str | None = None
+    category: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     hash: str = field(init=False)
 
@@ -141,6 +144,7 @@ class ComputeReceipt:
 
 
 _GIVEN = {each.name for each in fields(ComputeReceipt) if each.init} - {"extra"}
+_LATER = {"category"}  # what receipts of schema 1 did not have from the beginning
 _NOT_GIVEN = {"pfs_days", "pfs_days_gpu_time"}  # they follow from what is given
 
 
@@ -194,7 +198,7 @@ def read_receipt(path: str | Path) -> ComputeReceipt:
         stated = content.pop("hash")
         unknown = content.keys() - _GIVEN - _NOT_GIVEN
         receipt = ComputeReceipt(
-            **{name: content[name] for name in _GIVEN},
+            **{name: content[name] for name in _GIVEN & content.keys()},
             extra={name: content[name] for name in sorted(unknown)},
         )
     except (ReceiptError, OSError, RuntimeError) as error:  # RuntimeError: no home for a "~"
@@ -216,17 +220,29 @@ def find_receipt(path: str | Path) -> Path | None:
     start = Path(path).expanduser().absolute()
     if start.suffix == ".json" and start.is_file():
         return start
-    if not start.exists():
-        return None
-    folder = start if start.is_dir() else start.parent
+    files = (place / FILE_NAME for place in receipt_folders(start))
+    return next((file for file in files if file.is_file()), None)
+
+
+def receipt_folders(path: Path) -> Iterator[Path]:
+    """Yield where the receipt of a checkpoint or folder may lie, the nearest first."""
+    if not path.exists():
+        return
+    folder = path if path.is_dir() else path.parent
     for above in range(_LEVELS_UP + 1):
-        for place in (folder, folder / FOLDER):
-            if (place / FILE_NAME).is_file():
-                return place / FILE_NAME
+        yield from (folder, folder / FOLDER)
         if above == _LEVELS_UP or not _of_checkpoints(folder):
-            break
+            return
         folder = folder.parent
-    return None
+
+
+def receipts_in(folder: Path) -> dict[Path, ComputeReceipt]:
+    """Read the receipts of all runs that left one in a folder; what cannot be read is left out."""
+    found = {}
+    for file in (folder / FILE_NAME, *sorted(folder.glob("compute_receipt-*.json"))):
+        with suppress(ReceiptError):
+            found[file] = read_receipt(file)
+    return found
 
 
 def _of_checkpoints(folder: Path) -> bool:
@@ -279,7 +295,7 @@ def _content(path: Path) -> dict[str, Any]:
         )
     if not _hash_matches(content):
         raise ReceiptError("its hash does not match: it was changed after it was written")
-    if missing := sorted(_GIVEN - content.keys()):
+    if missing := sorted(_GIVEN - _LATER - content.keys()):
         raise ReceiptError(f"it lacks {', '.join(missing)}")
     return content
 

@@ -60,4 +60,5 @@ def receipt_of(
         parents=(base.receipt,) if base and base.receipt else (),
         project=reading.options.project,
         team=reading.options.team,
+        category=reading.options.category,
     )

@@ -21,6 +21,7 @@ def header_tags(header: LedgerHeader) -> dict[str, str]:
         "device": f"{header.device_count} x {name}" if (name := header.device_name) else None,
         "project": header.project,
         "team": header.team,
+        "category": header.category,
     }
     return {name: text for name, text in tags.items() if text is not None}
 

@@ -1,25 +1,75 @@
-"""`computemeter report`: what a run's weights cost, from its receipt or its ledgers."""
+"""`computemeter report`: what a model's compute disclosure needs, or a block for its model card."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from computemeter.commands import CommandError
 from computemeter.commands.card import card
-from computemeter.ledger import Ledger, LedgerError, read_ledger
-from computemeter.ledger_runs import SegmentFile, records_from_ledgers, segments_by_run
+from computemeter.disclosure import DisclosureError
+from computemeter.disclosure.find import ledgers_at, run_at, run_of
+from computemeter.disclosure.model import read_model
+from computemeter.disclosure.plain import to_dict
+from computemeter.disclosure.text import markdown
+from computemeter.disclosure.totals import Disclosure, assemble
+from computemeter.ledger import Ledger, LedgerError
+from computemeter.ledger_runs import SegmentFile, records_from_ledgers
 from computemeter.peak_files import reason
 from computemeter.receipt import ComputeReceipt, ReceiptError, find_receipt, read_receipt
 from computemeter.records import RunRecord
 from computemeter.segments import whole
 from computemeter.sinks import redact
+from computemeter.table import printable
 
 _SECONDS_PER_HOUR = 3600
 
+Form = Literal["md", "json"]
 
-def report(path: str, *, as_json: bool = False) -> str:
+
+def report(
+    run: str | None = None,
+    *,
+    sources: Sequence[str] = (),
+    model: str | None = None,
+    planned_steps: int | None = None,
+    form: Form = "md",
+) -> str:
+    """Write a compute disclosure of a run or of a model.
+
+    Args:
+        run: a receipt; a folder or checkpoint with one; a ledger or a folder of one run's; with
+            sources, a run's id.
+        sources: see `computemeter.sources.records`.
+        model: the file of a model, see docs/disclosure.md; instead of a run.
+        planned_steps: steps that the run is to have in the end.
+        form: Markdown or JSON.
+
+    Raises:
+        CommandError: it cannot be made of that.
+    """
+    if (run is None) == (model is None):
+        raise CommandError("name either a run or a --model")
+    if model is not None and (sources or planned_steps is not None):
+        raise CommandError("--source and --planned-steps are of a run: a model's are in its file")
+    try:
+        made = read_model(model) if model is not None else _of(run or "", sources, planned_steps)
+    except DisclosureError as error:
+        raise CommandError(printable(str(error))) from None
+    return json.dumps(to_dict(made), indent=2) if form == "json" else markdown(made)
+
+
+def _of(run: str, sources: Sequence[str], planned_steps: int | None) -> Disclosure:
+    entry = run_of(run, sources) if sources else run_at(run)
+    if planned_steps is not None:
+        entry = entry.with_plan(planned_steps)
+    return assemble(entry.name, [entry])
+
+
+def model_card(path: str, *, as_json: bool = False) -> str:
     """Write a run's compute as a block for a model card.
 
     Args:
@@ -31,39 +81,24 @@ def report(path: str, *, as_json: bool = False) -> str:
     """
     try:
         receipt = _receipt(Path(path).expanduser())
-    except (LedgerError, ReceiptError) as error:  # they name the file
-        raise CommandError(reason(error)) from None
+    except (DisclosureError, LedgerError, ReceiptError) as error:  # they name the file
+        raise CommandError(printable(reason(error))) from None
     except (OSError, RuntimeError) as error:  # RuntimeError: no home for a "~"
         raise CommandError(f"{redact(path)}: {reason(error)}") from None
     return json.dumps(receipt.to_dict(), indent=2) if as_json else card(receipt)
 
 
 def _receipt(path: Path) -> ComputeReceipt:
-    if path.suffix == ".jsonl":
-        # Its run may have other segments; they lie beside it.
-        return _from_ledgers(path.parent, read_ledger(path).header.run)
-    path.stat()  # a path that does not exist is not one without a receipt
-    if (found := find_receipt(path)) is not None:
-        return read_receipt(found)
-    return _from_ledgers(path, _only_run(path))
+    files = ledgers_at(path)
+    if files:
+        return _from_ledgers(files)
+    found = find_receipt(path)
+    assert found is not None, "ledgers_at raises where there is neither"
+    return read_receipt(found)
 
 
-def _only_run(folder: Path) -> str:
-    runs = segments_by_run([folder], warn=_ignore) if folder.is_dir() else {}
-    if not runs:
-        raise CommandError(f"{folder}: neither a compute receipt nor a ledger is there")
-    if len(runs) > 1:
-        raise CommandError(f"{folder}: ledgers of {len(runs)} runs are there; name one of them")
-    return next(iter(runs))
-
-
-def _ignore(_message: str) -> None:
-    """Files that are no ledgers are left out."""
-
-
-def _from_ledgers(folder: Path, run: str) -> ComputeReceipt:
+def _from_ledgers(files: list[SegmentFile]) -> ComputeReceipt:
     """Make the receipt that the run would have written; of a killed run there is none."""
-    files = segments_by_run([folder], warn=_ignore)[run]
     (record,) = records_from_ledgers([file.path for file in files])
     try:
         return _made(files, record)
@@ -101,6 +136,7 @@ def _made(files: list[SegmentFile], record: RunRecord) -> ComputeReceipt:
         base_flops=header.base_flops,
         project=header.project,
         team=header.team,
+        category=header.category,
         extra={"made_from": "ledger"},
     )
 

@@ -1,4 +1,4 @@
-"""`computemeter report`: a block for a model card, from a receipt or from ledgers."""
+"""`computemeter report`: a card or a disclosure, from a receipt, from ledgers, from a tracker."""
 
 import json
 from html.parser import HTMLParser
@@ -191,20 +191,19 @@ def test_a_terminal_is_given_no_orders_and_no_credentials():
 # From a receipt.
 
 
-@pytest.mark.parametrize("options", [(), ("--card",)])
-def test_the_report_of_a_receipt_a_folder_and_a_checkpoint(tmp_path, options):
+def test_the_card_of_a_receipt_a_folder_and_a_checkpoint(tmp_path):
     path = write_receipt(tmp_path, receipt())
     (tmp_path / "checkpoints").mkdir()
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     checkpoint.touch()
     for given in (path, tmp_path, checkpoint):
-        result = invoke(given, *options)
+        result = invoke(given, "--card")
         assert (result.exit_code, result.output) == (0, card(receipt()) + "\n")
 
 
 def test_the_receipt_in_json(tmp_path):
     path = write_receipt(tmp_path, receipt())
-    assert json.loads(invoke(path, "--json").output) == json.loads(path.read_text())
+    assert json.loads(invoke(path, "--card", "--json").output) == json.loads(path.read_text())
 
 
 # From ledgers.
@@ -214,7 +213,7 @@ def test_the_report_of_a_ledger_is_of_all_segments_of_its_run(tmp_path):
     write_ledger(tmp_path, "a", header={"base_model": "llama", "base_flops": 7})
     path = write_ledger(tmp_path, "b", run_flops=200, header={"base_model": "llama"})
     write_ledger(tmp_path, "c", run="other")
-    made = json.loads(invoke(path, "--json").output)
+    made = json.loads(invoke(path, "--card", "--json").output)
     expected = {
         "run": "r",
         "segments": ["a", "b"],
@@ -238,28 +237,104 @@ def test_the_report_of_a_ledger_is_of_all_segments_of_its_run(tmp_path):
         "base_model": "llama",
     }
     assert {name: made[name] for name in expected} == expected
-    assert rows(invoke(path).output)["Receipt"].startswith("none, made from the ledger (computemet")
+    assert rows(invoke(path, "--card").output)["Receipt"].startswith(
+        "none, made from the ledger (computemet"
+    )
 
 
 def test_a_folder_of_one_runs_ledgers(tmp_path):
     write_ledger(tmp_path / "compute_ledger", "a")
-    assert rows(invoke(tmp_path).output)["Steps"] == "10 in 1 segment"
+    assert rows(invoke(tmp_path, "--card").output)["Steps"] == "10 in 1 segment"
 
 
 def test_a_killed_run_cannot_say_what_it_did_not_count(tmp_path):
     write_ledger(tmp_path, "a")
     path = write_ledger(tmp_path, "b", ended=False)
-    shown = rows(invoke(path).output)
+    shown = rows(invoke(path, "--card").output)
     assert (shown["Not counted"], shown["Steps"]) == ("unknown", "20 in 2 segments")
 
 
 def test_a_receipt_wins_over_ledgers(tmp_path):
     write_ledger(tmp_path, "a")
     write_receipt(tmp_path, receipt())
-    assert json.loads(invoke(tmp_path, "--json").output)["run"] == "8c2b"
+    assert json.loads(invoke(tmp_path, "--card", "--json").output)["run"] == "8c2b"
+
+
+# The disclosure; test_disclosure.py has what is in it.
+
+
+@pytest.mark.parametrize("options", [(), ("--format", "md")])
+def test_a_disclosure_is_what_a_report_is(tmp_path, options):
+    text = invoke(write_receipt(tmp_path, receipt()), *options).output
+    assert text.startswith("# Training compute of small\n\n**Draft, not legal advice.** Made by ")
+    assert "C(2025) 5045 of 18 July 2025, adopted as C(2025) 7719" in text
+
+
+@pytest.mark.parametrize("options", [("--json",), ("--format", "json")])
+def test_a_disclosure_in_json(tmp_path, options):
+    made = json.loads(invoke(write_receipt(tmp_path, receipt()), *options).output)
+    # In the weights 8.64e19, and the base has as much again.
+    assert made["training"]["flops"] == 864 * 10**17
+    assert made["total"]["flops"] == 1728 * 10**17
+    assert made["entries"][0]["run"] == "8c2b"
+
+
+def test_a_run_by_its_id(tmp_path):
+    write_ledger(tmp_path, "a")
+    write_ledger(tmp_path, "b", run="other", run_flops=70, model_flops=70)
+    for run in ("other", "b"):  # of the run, and of its segment
+        made = json.loads(invoke(run, "--source", tmp_path, "--json").output)
+        assert (made["entries"][0]["run"], made["total"]["flops"]) == ("other", 70)
+        assert made["entries"][0]["origin"] == "ledger"
+
+
+def test_planned_steps_project_the_compute(tmp_path):
+    path = write_ledger(tmp_path, "a")  # 10 steps of 10 FLOP
+    made = json.loads(invoke(path, "--planned-steps", 25, "--json").output)
+    assert (made["total"]["flops"], made["projected"]["flops"]) == (100, 250)
+    assert "10 steps have run already" in refused(path, "--planned-steps", 9)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_real_mlflow_database(tmp_path):
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("e", str(tmp_path)), run_name="small")
+    totals = {**TOTALS, "device_count": 2}
+    client.set_tag(run.info.run_id, "computemeter.schema", "1")
+    client.set_tag(run.info.run_id, "computemeter.segment.a", json.dumps(totals))
+    made = json.loads(invoke(run.info.run_id, "--source", uri, "--json").output)
+    (entry,) = made["entries"]
+    assert (entry["origin"], entry["name"], entry["flops"]) == ("tracker", "small", 100)
+    assert made["errors"]["own"]["within"] is None  # no tracker says how steps were counted
+    message = refused("small", "--source", uri)
+    assert f"'small' is the name of 1 run: give the id, such as {run.info.run_id}" in message
 
 
 # Bad input.
+
+
+def test_options_that_do_not_go_together(tmp_path):
+    assert "name either a run or a --model" in refused()
+    assert "name either a run or a --model" in refused("a", "--model", "b")
+    assert "--source and --planned-steps are of a run" in refused("--model", "b", "--source", "c")
+    for given in (("--card",), ("--card", "a", "--source", "b"), ("--format", "xml", "a")):
+        assert invoke(*given).exit_code == 2
+
+
+def test_a_run_that_is_not_there(tmp_path):
+    write_ledger(tmp_path, "a")
+    assert "no run has the id 'x'; 1 run, such as r" in refused("x", "--source", tmp_path)
+    assert "no such file or folder" in refused("x", "--source", tmp_path / "none")
+
+
+def test_a_run_that_claims_more_than_its_devices_can_do(tmp_path):
+    # 3600 device-seconds at 1e12 FLOP/s are 3.6e15 FLOP.
+    path = write_ledger(tmp_path, "a", model_flops=72 * 10**14)
+    assert "small claims 2x what its devices can do" in refused(path)
 
 
 def test_nothing_there(tmp_path):
@@ -280,13 +355,16 @@ def test_a_damaged_ledger(tmp_path):
     path.write_text("{}")
     assert f"{path}: no header" in refused(path)
     path = write_ledger(tmp_path, "b", header={"device_count": "two"})
-    assert f"{path}: device_count is 'two', where a whole number" in refused(path)
+    assert f"{path}: device_count is 'two', where a whole number" in refused(path, "--card")
 
 
 def test_ledgers_of_several_runs(tmp_path):
     write_ledger(tmp_path, "a")
     write_ledger(tmp_path, "b", run="other")
-    assert "ledgers of 2 runs are there; name one of them" in refused(tmp_path)
+    assert (
+        f"ledgers of 2 runs are there; name one of them, or give a run's id and --source {tmp_path}"
+        in refused(tmp_path)
+    )
 
 
 def test_credentials_are_not_repeated():
