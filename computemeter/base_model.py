@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from computemeter.receipt import FILE_NAME, find_receipt, read_receipt
+from computemeter.receipt import read_receipt
+from computemeter.receipt_match import receipt_of
 from computemeter.sinks import redact
 
 _CHECKPOINTS = {".bin", ".ckpt", ".h5", ".keras", ".pt", ".pth", ".safetensors"}
@@ -33,7 +34,7 @@ class BaseModel:
 
     @classmethod
     def read(cls, given: str | Path) -> Self:
-        """Take a name, or read the receipt that a path leads to; see `find_receipt`.
+        """Take a name, or read the receipt that a path leads to; see `receipt_of`.
 
         A text is a path where there is such a file or folder, and a name otherwise
         ("meta-llama/Llama-3-8B"). A model that came without a receipt is taken by its name.
@@ -46,10 +47,11 @@ class BaseModel:
         exists = _exists(path)
         if not exists and (isinstance(given, Path) or _only_a_path(given)):
             raise ValueError("no such file or folder")
-        if exists and (file := find_receipt(path)):
+        file, why = receipt_of(path) if exists else (None, "")
+        if file is not None:
             return cls._from_receipt(file)
         named = redact(str(given))
-        return cls(named, note=_note(named, path, exists=exists))
+        return cls(named, note=_note(named, why or _why_unknown(path)))
 
     @classmethod
     def _from_receipt(cls, file: Path) -> Self:
@@ -81,15 +83,16 @@ def _only_a_path(text: str) -> bool:
     return text.startswith(("/", "./", "../", "~")) or text.endswith(".json")
 
 
-def _note(named: str, path: Path, *, exists: bool) -> str:
+def _why_unknown(path: Path) -> str:
+    """Say why what is no path has no receipt, where it may have been meant as one."""
+    if len(path.parts) > 1 and path.suffix.lower() in _CHECKPOINTS:
+        return "there is no such file, so it is taken as a name"
+    return ""
+
+
+def _note(named: str, why: str) -> str:
     """Say that a lineage is not known where the user may have expected it to be."""
-    if exists:
-        why = f"there is no {FILE_NAME} with it"
-    elif len(path.parts) > 1 and path.suffix.lower() in _CHECKPOINTS:
-        why = "there is no such file, so it is taken as a name"
-    else:
-        return ""
-    return (
+    return why and (
         f"base_model={named!r}: {why}; the lineage is not known without base_flops= or the path "
         "of a receipt"
     )

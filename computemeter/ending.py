@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -18,35 +19,40 @@ SECONDS = 5.0
 _GRACE = 0.5
 
 
-def close_together(sinks: Sequence[Sink], failures: Failures) -> dict[str, int | None]:
+def close_together(sinks: Sequence[Sink], failures: Failures) -> list[tuple[Sink, int | None]]:
     """Close sinks at the same time, for at most `SECONDS`; one that hangs holds up none.
 
     Returns:
-        The logging steps that did not reach a tracker, by its name, where there are any; None where
-        it did not say.
+        The sinks that lack logging steps, and how many; None where one did not say.
     """
-    left: dict[str, int | None] = {sink.name: None for sink in sinks}
+    # By position: two sinks may have one name.
+    left: list[int | None] = [None] * len(sinks)
 
-    def close(sink: Sink) -> None:
-        left[sink.name] = failures.call(sink.close, timeout=SECONDS)
+    def close(position: int) -> None:
+        left[position] = failures.call(sinks[position].close, timeout=SECONDS)
 
-    threads = [Thread(target=close, args=(sink,), daemon=True) for sink in sinks]
+    threads = [Thread(target=close, args=(each,), daemon=True) for each in range(len(sinks))]
     deadline = time.monotonic() + SECONDS + _GRACE
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return {name: steps for name, steps in left.items() if steps != 0}
+    return [(sink, steps) for sink, steps in zip(sinks, left, strict=True) if steps != 0]
 
 
 def undelivered(sink: Sink, steps: int | None, ledger: Path | None) -> str:
     """Say how what a tracker did not get is sent there."""
+    from computemeter.sources import tracker_of
+
     missing = "some logging steps" if steps is None else counted(steps, "logging step")
     told = f"{missing} did not reach {sink.name}"
+    if advice := getattr(sink, "advice", ""):
+        return f"{told}; this sends the rest: {advice}"
     if ledger is None:
         return f"{told}, and there is no ledger to send them from"
-    to = getattr(sink, "destination", "") or "URI"
-    return f"{told}; this sends the rest: computemeter push {ledger} --to {to}"
+    to = getattr(sink, "destination", "")
+    command = ["computemeter", "push", str(ledger), "--to", to if tracker_of(to) else "URI"]
+    return f"{told}; this sends the rest: {shlex.join(command)}"
 
 
 def figures_and_receipt(

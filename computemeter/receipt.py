@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -234,15 +233,6 @@ def receipt_folders(path: Path) -> Iterator[Path]:
         if above == _LEVELS_UP or not _of_checkpoints(folder):
             return
         folder = folder.parent
-
-
-def receipts_in(folder: Path) -> dict[Path, ComputeReceipt]:
-    """Read the receipts of all runs that left one in a folder; what cannot be read is left out."""
-    found = {}
-    for file in (folder / FILE_NAME, *sorted(folder.glob("compute_receipt-*.json"))):
-        with suppress(ReceiptError):
-            found[file] = read_receipt(file)
-    return found
 
 
 def _of_checkpoints(folder: Path) -> bool:

@@ -26,7 +26,23 @@ _LOGGERS_OF_SINKS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
 # Up to the last "@" of the word: a password may hold ":", "/" and "@", and hiding too much of a
 # message is the cheaper mistake.
 _USER_AND_PASSWORD = re.compile(r"(?<=://)(?:[^\s/:@]*:\S*|[^\s/@]+)@")
-_SECRET_PARAMETER = re.compile(r"(?i)\b((?:pass(?:word|wd)?|token|secret|api_?key)=)[^\s&'\"]+")
+# By the end of a name: `client_secret` and `WANDB_API_KEY` are found, and `tokens` is not. What is
+# also a word in a sentence ("forward pass: 3 ms") is taken with "=" alone.
+_SECRET_VALUE = re.compile(
+    r"""(?ix)
+    (?P<name>
+        (?: pass(?:word|wd|phrase) | pwd | token | secret
+            | (?:api|access|account|private|secret|shared) [-_]? key
+        ) ["']? [ \t]* (?: =+ | %3D | : (?!//) ) [ \t]*
+        | (?: (?: (?<![a-z]) | (?<=%[0-9a-f]{2}) ) (?:pass|sig)
+            | signature | credential
+        ) (?: = | %3D )
+        | authorization ["']? [ \t]* [:=] [ \t]* ["']? (?:(?:basic|bearer|digest|token)[ \t]+)?
+    )
+    (?P<quote> ["'] )?
+    (?(quote) (?: \\. | (?!(?P=quote)). )+ | [^\s&'"]+ )
+    """
+)
 _LONGEST_ERROR = 300
 
 
@@ -123,7 +139,7 @@ def attach_all(trackers: str | Iterable[str | Sink] | None, context: RunContext)
 
 def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """Leave out what no tracker stores as it is: NaN and the infinities."""
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    return {name: float(value) for name, value in metrics.items() if _is_finite(value)}
 
 
 def log_warning(message: str) -> None:
@@ -135,12 +151,12 @@ def log_warning(message: str) -> None:
 
 
 def redact(text: str) -> str:
-    """Hide the credentials of every URI in a text.
+    """Hide the credentials in a text: of URIs, in parameters, settings and headers.
 
     >>> redact("cannot reach http://ann:s3cret@host:5000/api")
     'cannot reach http://***@host:5000/api'
     """
-    return _SECRET_PARAMETER.sub(r"\1***", _USER_AND_PASSWORD.sub("***@", text))
+    return _SECRET_VALUE.sub(r"\g<name>\g<quote>***", _USER_AND_PASSWORD.sub("***@", text))
 
 
 def describe(error: BaseException) -> str:
@@ -155,6 +171,13 @@ def describe(error: BaseException) -> str:
         text = "(it has no readable message)"
     shown = text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "..."
     return f"{type(error).__name__}: {shown}"
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        return False
 
 
 def _only_auto(trackers: str) -> Literal["auto"]:

@@ -19,7 +19,8 @@ from computemeter.disclosure.totals import Disclosure, assemble
 from computemeter.ledger import Ledger, LedgerError
 from computemeter.ledger_runs import SegmentFile, records_from_ledgers
 from computemeter.peak_files import reason
-from computemeter.receipt import ComputeReceipt, ReceiptError, find_receipt, read_receipt
+from computemeter.receipt import ComputeReceipt, ReceiptError, read_receipt
+from computemeter.receipt_match import receipt_of
 from computemeter.records import RunRecord
 from computemeter.segments import whole
 from computemeter.sinks import redact
@@ -92,7 +93,7 @@ def _receipt(path: Path) -> ComputeReceipt:
     files = ledgers_at(path)
     if files:
         return _from_ledgers(files)
-    found = find_receipt(path)
+    found, _why = receipt_of(path)
     assert found is not None, "ledgers_at raises where there is neither"
     return read_receipt(found)
 
@@ -134,6 +135,7 @@ def _made(files: list[SegmentFile], record: RunRecord) -> ComputeReceipt:
         uncounted_ops=_uncounted(files),
         base_model=header.base_model,
         base_flops=header.base_flops,
+        parents=(header.base_receipt,) if header.base_receipt else (),
         project=header.project,
         team=header.team,
         category=header.category,

@@ -11,7 +11,8 @@ from computemeter.disclosure.runs import from_ledgers, from_receipt, from_record
 from computemeter.ledger import read_ledger
 from computemeter.ledger_runs import SegmentFile, segments_by_run
 from computemeter.peak_files import reason
-from computemeter.receipt import find_receipt, read_receipt
+from computemeter.receipt import read_receipt
+from computemeter.receipt_match import receipt_of
 from computemeter.records import RunRecord
 from computemeter.segments import SegmentedRun
 from computemeter.sinks import redact
@@ -43,7 +44,7 @@ def _entry(path: Path) -> Entry:
     files = ledgers_at(path)
     if files:
         return from_ledgers(files)
-    found = find_receipt(path)
+    found, _why = receipt_of(path)
     assert found is not None, "ledgers_at raises where there is neither"
     return from_receipt(read_receipt(found), found)
 
@@ -60,11 +61,12 @@ def ledgers_at(path: Path) -> list[SegmentFile]:
         # Its run may have other segments; they lie beside it.
         return segments_by_run([path.parent], warn=_ignore)[read_ledger(path).header.run]
     path.stat()  # a path that does not exist is not one without a receipt
-    if find_receipt(path) is not None:
+    found, why = receipt_of(path)
+    if found is not None:
         return []
     runs = segments_by_run([path], warn=_ignore) if path.is_dir() else {}
     if not runs:
-        raise DisclosureError(f"{path}: neither a compute receipt nor a ledger is there")
+        raise DisclosureError(f"{path}: {why}, and no ledger is there")
     if len(runs) > 1:
         raise DisclosureError(
             f"{path}: ledgers of {len(runs)} runs are there; name one of them, or give a run's id "

@@ -21,7 +21,8 @@ from computemeter.disclosure.find import run_at, run_of
 from computemeter.disclosure.totals import Disclosure, assemble
 from computemeter.estimate import flops_from_gpu_time, flops_from_parameters
 from computemeter.peak_files import reason
-from computemeter.receipt import find_receipt, read_receipt
+from computemeter.receipt import read_receipt
+from computemeter.receipt_match import receipt_of
 from computemeter.sinks import redact
 
 _CATEGORIES: tuple[Category, ...] = get_args(Category)
@@ -182,9 +183,9 @@ def _base(table: _Table, folder: Path) -> Base:
         raise table.error("give either flops or a receipt")
     place = folder / Path(table.text("receipt")).expanduser()
     try:
-        found = find_receipt(place)
+        found, why = receipt_of(place)
         if found is None:
-            raise table.error(f"{place}: no compute receipt is there")
+            raise table.error(f"{place}: {why}")
         receipt = read_receipt(found)
     except (OSError, ValueError) as problem:
         if isinstance(problem, DisclosureError):

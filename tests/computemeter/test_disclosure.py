@@ -428,7 +428,7 @@ MANUAL = '[[manual]]\nname="x"\nsource="s"\n'
         ),
         ('[[manual]]\nname = "x"\nflops = 1', "manual 1: source is missing: accepted is a text"),
         ('[[base]]\nname = "x"\nflops = 1', "base 1: source is missing"),
-        ('[[base]]\nreceipt = "none"', "base 1: .*none: no compute receipt is there"),
+        ('[[base]]\nreceipt = "none"', "base 1: .*none: there is no compute_receipt.json with it"),
         # 1 device-hour at 1 FLOP/s is 3,600 FLOP.
         (
             MANUAL + "flops = 7200\ndevice_hours = 1\npeak_flops = 1\nutilization = 0.5",

@@ -1,6 +1,7 @@
 """What a run leaves in its ledger and trackers, whatever the disk and the trackers do."""
 
 import json
+import shlex
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn, rand
 from torch.nn.functional import mse_loss
 
 from computemeter import Meter, meter
-from computemeter.ending import SECONDS, close_together
+from computemeter.ending import SECONDS, close_together, undelivered
 from computemeter.failures import Failures
 from computemeter.ledger import read_ledger
 from computemeter.receipt import read_receipt
@@ -151,6 +152,34 @@ def test_what_did_not_arrive_is_sent_by_the_command_that_is_shown(tmp_path):
     )
 
 
+def test_of_two_trackers_of_one_name_the_one_that_lacks_something_is_named(tmp_path):
+    whole, lacking = Tracker("run-1"), Tracker("run-2", left=7)
+    lacking.destination = "sqlite:///other.db"
+    trained = train(1, ledger=tmp_path, trackers=[lacking, whole])
+    (said,) = trained.summary().warnings
+    assert said.endswith("--to sqlite:///other.db")
+    assert said.startswith("7 logging steps")
+
+
+@pytest.mark.parametrize(
+    ("destination", "to"),
+    [
+        ("sqlite:///a b.db", "sqlite:///a b.db"),
+        ("https://***@host", "https://***@host"),
+        ("", "URI"),
+        ("file:///mlruns", "URI"),  # what push would refuse
+    ],
+)
+def test_the_command_that_is_shown_can_be_given_to_a_shell(tmp_path, destination, to):
+    tracker, path = Tracker(), tmp_path / "it's (2).jsonl"
+    tracker.destination = destination
+    command = undelivered(tracker, 7, path).partition("rest: ")[2]
+    assert shlex.split(command) == ["computemeter", "push", str(path), "--to", to]
+    tracker.advice = "wandb sync wandb/offline-run-1"
+    for ledger in (path, None):
+        assert undelivered(tracker, 7, ledger).endswith("the rest: wandb sync wandb/offline-run-1")
+
+
 def test_trackers_that_keep_files_get_the_figure_and_the_receipt(tmp_path):
     tracker = Tracker()
     train(2, ledger=tmp_path, trackers=[tracker])
@@ -172,7 +201,8 @@ def test_a_tracker_that_does_not_close_holds_up_no_other(wrong, monkeypatch):
                 raise OSError("gone")
             gone.wait(60)
 
-    left = close_together([Bad(name="bad"), Tracker(name="good"), Tracker(left=2)], failures)
+    bad, lacks_two = Bad(name="bad"), Tracker(left=2)
+    left = close_together([bad, Tracker(name="good"), lacks_two], failures)
     gone.set()
-    assert left == {"bad": None, "mlflow": 2}
+    assert left == [(bad, None), (lacks_two, 2)]
     assert SECONDS == 5.0

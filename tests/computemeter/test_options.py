@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from computemeter import Meter
 from computemeter.base_model import BaseModel
@@ -338,6 +339,117 @@ def test_a_model_without_a_receipt_is_a_name_with_a_note(tmp_path, monkeypatch):
         "without base_flops= or the path of a receipt"
     )
     assert not Options(base_model="llama", base_flops=5).base.note
+
+
+def two_runs(folder):
+    """Write the receipts of two runs, of which the second is the latest."""
+    _, first = parent(folder, run="first", lineage_flops=50)
+    path, second = parent(folder, run="second")
+    return path, first, second
+
+
+def checkpoint(path, run, **content):
+    """Write what Lightning does; without a run no meter was attached."""
+    state = {"schema": 1, "run": run, "segments": {}}
+    callbacks = {"computemeter": state} if run else {}
+    path.parent.mkdir(exist_ok=True)
+    torch.save({"state_dict": {"w": torch.ones(9)}, "callbacks": callbacks, **content}, path)
+    return path
+
+
+def test_the_receipt_is_that_of_the_checkpoints_run(tmp_path):
+    _, first, second = two_runs(tmp_path)
+    for run, receipt in (("first", first), ("second", second)):
+        for place in (tmp_path / f"{run}.ckpt", tmp_path / "checkpoints" / f"{run}.ckpt"):
+            assert Options(base_model=checkpoint(place, run)).base.receipt == receipt.hash
+    site = checkpoint(tmp_path / "site.ckpt", None, **{"computemeter-site": {"run": "first"}})
+    assert Options(base_model=site).base.receipt == first.hash
+
+
+def test_a_nearer_receipt_of_another_run_is_passed_by(tmp_path):
+    _, own = parent(tmp_path, run="own")
+    parent(tmp_path / "checkpoints", run="other")
+    path = checkpoint(tmp_path / "checkpoints" / "last.ckpt", "own")
+    assert Options(base_model=path).base.receipt == own.hash
+
+
+def test_the_receipt_of_an_earlier_run_is_not_a_killed_runs(tmp_path):
+    parent(tmp_path, run="earlier")
+    base = Options(base_model=str(checkpoint(tmp_path / "last.ckpt", "killed"))).base
+    assert (base.flops, base.receipt) == (None, None)
+    assert "the compute_receipt.json with it is of another run; the lineage is not" in base.note
+
+
+def not_a_lightning_file(path):
+    path.write_bytes(b"weights")
+
+
+def without_a_meter(path):
+    checkpoint(path, None)
+
+
+def with_code_in_it(path):
+    checkpoint(path, "first", hparams=Path)
+
+
+def of_something_else(path):
+    torch.save([1, {"callbacks": 3}], path)
+
+
+@pytest.mark.parametrize(
+    "write", [not_a_lightning_file, without_a_meter, with_code_in_it, of_something_else]
+)
+def test_a_checkpoint_that_does_not_say_whose_it_is(tmp_path, write):
+    path = tmp_path / "last.ckpt"
+    write(path)
+    receipt = parent(tmp_path, run="first")[1]
+    assert Options(base_model=path).base.receipt == receipt.hash  # there is no other
+    latest, first, second = two_runs(tmp_path)
+    base = Options(base_model=path).base
+    assert (base.flops, base.receipt) == (None, None)
+    assert base.note.endswith(
+        "receipts of several runs lie with it; the lineage is not known without base_flops= or "
+        "the path of a receipt"
+    )
+    kept = tmp_path / f"compute_receipt-{first.hash[7:19]}.json"
+    assert Options(base_model=kept).base.receipt == first.hash
+    assert Options(base_model=latest).base.receipt == second.hash
+    assert Options(base_model=tmp_path).base.receipt == second.hash  # the latest
+
+
+def test_a_damaged_receipt_is_an_error_for_a_checkpoint_too(tmp_path):
+    path, _ = parent(tmp_path, run="own")
+    path.write_text(path.read_text()[:-20])
+    for file in (checkpoint(tmp_path / "last.ckpt", "own"), checkpoint(tmp_path / "x.ckpt", None)):
+        with pytest.raises(ValueError, match="cut short"):
+            Options(base_model=file)
+
+
+def test_the_run_is_read_from_what_lightning_writes(tmp_path):
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    from computemeter.lightning import ComputeMeter
+
+    def fit(name, **options):
+        meter = ComputeMeter(verbose=0, **options)
+        trainer = Trainer(
+            default_root_dir=tmp_path,
+            max_steps=2,
+            callbacks=[meter],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accelerator="cpu",
+        )
+        trainer.fit(BoringModel())
+        trainer.save_checkpoint(tmp_path / name)
+        return meter.summary()
+
+    first, second = fit("first.ckpt"), fit("second.ckpt", base_flops=1000)
+    assert Options(base_model=tmp_path / "first.ckpt").base.flops == first.run_flops > 0
+    assert Options(base_model=tmp_path / "second.ckpt").base.flops == second.run_flops + 1000
 
 
 def test_a_checkpoint_that_is_not_there_is_a_name_with_a_note():

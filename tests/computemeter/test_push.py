@@ -1,7 +1,9 @@
 """`computemeter push`: what a tracker lacks arrives, and what it has is not stored twice."""
 
+import json
 import math
 import socket
+from pathlib import Path
 
 import pytest
 from ledgers import header, totals
@@ -45,14 +47,14 @@ def push(*arguments):
     return CliRunner().invoke(app, ["push", *map(str, arguments)], prog_name="computemeter")
 
 
-def write(folder, head, steps, status="finished"):
+def write(folder, head, steps, status="finished", verdict="warn"):
     """A ledger with a loss of 1/step at each step, and none at the third."""
     with LedgerWriter.open(folder, head) as writer:
         for step in steps:
             loss = math.nan if step == 3 else 1 / step
             values = {"compute/pfs_days": step / 64, "compute/loss": loss}
             writer.progress(step, TIME + step, totals(steps=step), values)
-        writer.event("verdict", TIME, verdict="warn", cause="low_utilization", diagnosis="slow")
+        writer.event("verdict", TIME, verdict=verdict, cause="low_utilization", diagnosis="slow")
         if status:
             writer.end(status, TIME + 100, {})
     return writer.path
@@ -165,6 +167,69 @@ def test_segments_go_to_the_run_of_the_one_that_had_a_tracker(uri, client, tmp_p
     }
 
 
+def test_a_push_of_one_segment_says_of_the_run_what_all_segments_say(uri, client, tmp_path):
+    run_id = client.create_run("0").info.run_id
+    trackers = {"mlflow": run_id}
+    first = write(tmp_path, header("2026-a", run="r", started=1000.0), [1, 2], None, "alarm")
+    write(tmp_path, header("2026-b", run="r", started=2000.0, trackers=trackers), [4, 5])
+    write(tmp_path, header("2026-c", run="another"), [7])
+    (tmp_path / "broken.jsonl").write_text("hello\n")
+    result = push(first, "--to", uri)
+    assert result.exit_code == 0, result.output
+    # Found by the other segment's tracker, and only the rows that were asked for.
+    assert f"2 of 2 logging steps in run {run_id}" in result.output
+    assert [step for step, _, _ in history(client, run_id, "compute/pfs_days")] == [1, 2]
+    tags = client.get_run(run_id).data.tags
+    assert tags["computemeter.verdict"] == "warn"
+    assert {key.rpartition(".")[2] for key in tags if "segment" in key} == {"2026-a", "2026-b"}
+    figure = client.download_artifacts(run_id, "compute/loss_against_compute.html")
+    assert "by step 5" in Path(figure).read_text()
+
+
+def test_the_end_of_a_run_that_the_push_made_is_its_last_segments(uri, client, tmp_path):
+    first = write(tmp_path, header("2026-a", run="r"), [1], status="failed")
+    write(tmp_path, header("2026-b", run="r", started=2000.0), [2])
+    assert push(first, "--to", uri).exit_code == 0
+    assert client.search_runs(["0"])[0].info.status == "FINISHED"
+
+
+def test_a_segment_that_goes_on_meanwhile_is_not_set_back(tmp_path, monkeypatch):
+    path = write(tmp_path, header(SEGMENT), [1, 2], status=None)
+
+    class GoesOn(Deaf):
+        def log(self, metrics, *, step, time):
+            super().log(metrics, step=step, time=time)
+            with path.open("a") as ledger:
+                line = {"kind": "progress", "step": 3, "time": TIME, "metrics": {}}
+                ledger.write(json.dumps({**line, "totals": totals(steps=3)}) + "\n")
+
+    sink = GoesOn(takes=2)
+    monkeypatch.setattr(module, "ask_tracker", lambda *_, **__: sink)
+    module.push([str(path)], to="http://h", run_id=None, timeout=1, say=str, warn=str)
+    assert json.loads(sink.tags[f"segment.{SEGMENT}"])["steps"] == 3
+
+
+def test_records_between_logging_steps_are_no_rows(tmp_path, monkeypatch):
+    with LedgerWriter.open(tmp_path, header()) as writer:
+        for step in (1, 2, 3):
+            writer.progress(step, TIME + step, totals(steps=step), {"a": 1.0} if step == 2 else {})
+    sink = Deaf(takes=1)
+    monkeypatch.setattr(module, "ask_tracker", lambda *_, **__: sink)
+    said = []
+    told = module.push(
+        [str(tmp_path)], to="http://h", run_id=None, timeout=1, say=said.append, warn=str
+    )
+    assert (sink.logged, told) == (1, "1 logging step of 1 run delivered")
+    assert "1 of 1 logging step in run 1" in said[0]
+
+
+def test_it_may_wait_for_ever(uri, client, tmp_path):
+    path = write(tmp_path, header(), [1])
+    for timeout in ("inf", "1e300"):
+        result = push(path, "--to", uri, "--timeout", timeout)
+        assert result.exit_code == 0, result.output
+
+
 def test_the_run_may_be_given(uri, client, tmp_path):
     run_id = client.create_run("0").info.run_id
     path = write(tmp_path, header(), [1])
@@ -230,13 +295,13 @@ class Deaf:
     name, run_id, destination = "deaf", "1", "http://host"
 
     def __init__(self, takes=0, stop=None):
-        self.takes, self.stop, self.logged = takes, stop, 0
+        self.takes, self.stop, self.logged, self.tags = takes, stop, 0, {}
 
     def log(self, metrics, *, step, time):
         self.logged += 1
 
     def tag(self, tags):
-        pass
+        self.tags.update(tags)
 
     def close(self, timeout=5.0):
         if self.stop:
@@ -281,6 +346,8 @@ def test_a_server_that_is_down_is_one_line(tmp_path):
         (["empty", "--to", "sqlite:///x.db"], "no ledger"),
         (["bad.jsonl", "--to", "sqlite:///x.db"], "not a ledger"),
         (["ledger", "--to", "sqlite:///x.db", "--run-id", "7"], "ledgers of 2 runs"),
+        (["ledger", "--to", "file:///mlruns"], "mlflow migrate-filestore"),
+        (["ledger", "--to", "empty"], "mlflow migrate-filestore"),
         (["ledger", "--to", "gopher://ann:s3cret@host"], "gopher://***@host: accepted"),
     ],
 )

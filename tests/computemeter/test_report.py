@@ -339,7 +339,7 @@ def test_a_run_that_claims_more_than_its_devices_can_do(tmp_path):
 
 def test_nothing_there(tmp_path):
     assert refused(tmp_path / "none").endswith("none: No such file or directory\n")
-    assert "neither a compute receipt nor a ledger is there" in refused(tmp_path)
+    assert "there is no compute_receipt.json with it, and no ledger is there" in refused(tmp_path)
     (tmp_path / "model.bin").touch()
     assert "model.bin: neither a compute receipt" in refused(tmp_path / "model.bin", "--json")
 

@@ -171,7 +171,8 @@ def test_a_recorder_is_a_sink():
 
 
 def test_only_finite_values_are_kept():
-    values = {"a": 1, "nan": math.nan, "inf": math.inf, "minus": -math.inf, "zero": 0.0}
+    huge = 10**400  # no float is as large
+    values = {"a": 1, "nan": math.nan, "inf": math.inf, "minus": -math.inf, "zero": 0.0, "x": huge}
     assert finite(values) == {"a": 1.0, "zero": 0.0}
 
 
@@ -189,6 +190,68 @@ def test_only_finite_values_are_kept():
 )
 def test_credentials_are_hidden(text, expected):
     assert redact(text) == expected
+
+
+NAMES = [
+    *("password", "passwd", "pass", "pwd", "sslpassword", "token", "access_token", "auth_token"),
+    *("secret", "client_secret", "api_key", "apikey", "WANDB_API_KEY", "MLFLOW_TRACKING_TOKEN"),
+    *("aws_secret_access_key", "AccountKey", "X-Amz-Signature", "X-Amz-Credential", "sig"),
+]
+IN_TEXT = [
+    *("{}=hunter2", "db?user=ann&{}=hunter2&x=1", "odbc_connect=UID%3Dsa%3B{}%3Dhunter2&x=1"),
+    *("connect({}='hunter2 of ann', x=1)", '{}="hunter2", x=1'),
+]
+AS_ENTRIES = ['{{"{}": "hunter2", x=1}}', "{{'{}': 'it\\'s hunter2', x=1}}", "{}: hunter2 x=1"]
+WORDS_TOO = {"pass", "X-Amz-Signature", "X-Amz-Credential", "sig"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_value_of_a_secret_is_hidden_whatever_its_name_and_form(name):
+    forms = IN_TEXT if name in WORDS_TOO else [*IN_TEXT, *AS_ENTRIES]
+    for each in (name, name.upper(), name.lower()):
+        for form in forms:
+            shown = redact(form.format(each))
+            assert "hunter2" not in shown
+            assert each in shown
+            assert ("x=1" in shown) == ("x=1" in form)
+            assert redact(shown) == shown
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", "Basic ", "Token ", ""])
+def test_a_header_of_authorization_is_hidden(scheme):
+    for text in ("Authorization: {}s3cret== x", "{{'Authorization': '{}s3cret=='}} x"):
+        shown = redact(text.format(scheme))
+        assert "s3cret" not in shown
+        assert shown.endswith("x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tokens=1000 max_tokens=2 tokenizer=gpt2",
+        "12 tokens: 3 ms",
+        "the forward pass: 3 ms, bypass=1, compass=north",
+        "key=7 keys: 3, monkey=1",
+        "the signature: (3, 4)",
+        "secrets of the trade",
+        '{"steps":3,"model_flops":7,"cause":"none"}',
+        "/data/token/run.jsonl C:/pwd/x",
+        "a token is missing",
+    ],
+)
+def test_what_is_no_credential_is_shown(text):
+    assert redact(text) == text
+
+
+def test_a_long_message_is_searched_in_no_time():
+    # Quadratic time would be hours.
+    for text in (
+        "x" * 10**6,
+        "token" * 10**5,
+        "token=" + "\\" * 10**6,
+        "pwd " * 10**5 + " " * 10**6,
+    ):
+        redact(text)
 
 
 def test_an_error_is_one_bounded_line():

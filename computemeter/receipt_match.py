@@ -1,0 +1,93 @@
+"""Whose receipt it is that lies with a checkpoint: runs may share a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+from computemeter.ledger import FOLDER
+from computemeter.receipt import (
+    FILE_NAME,
+    ComputeReceipt,
+    ReceiptError,
+    find_receipt,
+    read_receipt,
+    receipt_folders,
+)
+
+_STATES = ("computemeter", "computemeter-site")
+"""Under which the meter's state is in a Lightning checkpoint, among its callbacks' or beside."""
+
+
+def receipt_of(path: Path) -> tuple[Path | None, str]:
+    """Find the receipt of a model, and not that of another run.
+
+    Args:
+        path: see `find_receipt`. Of a folder with receipts it is the latest. For a checkpoint it is
+            that of the run which the meter's state in it names; where none can be read from it, the
+            only run's that left one there.
+
+    Returns:
+        The file, which may be damaged; or None and why there is none.
+    """
+    start = path.expanduser().absolute()
+    file = find_receipt(start)
+    if file is None:
+        return None, f"there is no {FILE_NAME} with it"
+    if file == start or file.parent in {start, start / FOLDER}:
+        return file, ""
+    near = _receipts_in(file.parent)
+    if file not in near:
+        return file, ""  # it is damaged: to say so is better than to say nothing
+    if (run := run_in(start)) is not None:
+        own = _of_run(start, run)
+        return own, "" if own else f"the {FILE_NAME} with it is of another run"
+    if len({receipt.run for receipt in near.values()}) > 1:
+        return None, "receipts of several runs lie with it"
+    return file, ""
+
+
+def run_in(checkpoint: Path) -> str | None:
+    """Read the run's id from a Lightning checkpoint; None where it does not say or is none.
+
+    Only plain values are read, no code of the file's is run, and no weights are.
+    """
+    if checkpoint.suffix != ".ckpt" or not checkpoint.is_file() or not is_zipfile(checkpoint):
+        return None
+    try:
+        import torch
+
+        content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:  # noqa: BLE001 - whatever it holds, it does not say whose it is
+        return None
+    return _run_named(content)
+
+
+def _run_named(content: Any) -> str | None:
+    for among in (_mapping(_mapping(content).get("callbacks")), _mapping(content)):
+        for name in _STATES:
+            run = _mapping(among.get(name)).get("run")
+            if isinstance(run, str):
+                return run
+    return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _of_run(start: Path, run: str) -> Path | None:
+    found = (_receipts_in(folder).items() for folder in receipt_folders(start))
+    return next((file for each in found for file, receipt in each if receipt.run == run), None)
+
+
+def _receipts_in(folder: Path) -> dict[Path, ComputeReceipt]:
+    """Read the receipts of all runs that left one in a folder; what cannot be read is left out."""
+    found = {}
+    for file in (folder / FILE_NAME, *sorted(folder.glob("compute_receipt-*.json"))):
+        with suppress(ReceiptError):
+            found[file] = read_receipt(file)
+    return found
