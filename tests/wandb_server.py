@@ -64,6 +64,9 @@ class Stored:
     user: str = "ann"
     rows: list = field(default_factory=list)
     summary: dict = field(default_factory=dict)
+    tags: list = field(default_factory=list)
+    config: dict = field(default_factory=dict)
+    metadata: dict = field(default_factory=dict)
 
     def node(self):
         """Describe it as W&B's GraphQL does."""
@@ -73,8 +76,8 @@ class Stored:
             "name": self.name,
             "displayName": self.display,
             "state": self.state,
-            "config": "{}",
-            "tags": [],
+            "config": json.dumps({key: {"value": value} for key, value in self.config.items()}),
+            "tags": self.tags,
             "createdAt": self.created,
             "heartbeatAt": self.heartbeat,
             "summaryMetrics": json.dumps(self.summary),
@@ -93,6 +96,8 @@ class Server:
         self.runs = {}
         self.page = page
         self.pages_asked = 0
+        self.files_asked = []
+        self.joined = []
         server = self
 
         class Handler(_Handler):
@@ -119,6 +124,7 @@ class Server:
             "upsertBucket": self._upserted,
             "query RunResumeStatus": self._resumed,
             "query Runs": self._listed,
+            "query RunFiles": self._files,
             "query Run": self._run,
             "History": self._run,
             "createRunFiles": lambda _: {
@@ -138,7 +144,9 @@ class Server:
             run.summary = json.loads(line)
 
     def _upserted(self, given):
+        self.joined.append(given["name"])
         run = self.runs.setdefault(given["name"], Stored(given["name"]))
+        run.state = "running"
         run.display = given.get("displayName") or run.display
         node = {**run.node(), "project": _PROJECT, "sweepName": None, "description": None}
         bucket = {**node, "displayName": run.display or "unnamed"}
@@ -158,12 +166,32 @@ class Server:
 
     def _listed(self, given):
         self.pages_asked += 1
-        runs, start = list(self.runs.values()), int(given.get("cursor") or 0)
+        wanted = json.loads(given.get("filters") or "{}").get("name", {}).get("$in")
+        runs = [run for run in self.runs.values() if wanted is None or run.name in wanted]
+        start = int(given.get("cursor") or 0)
         end = start + min(self.page, given["perPage"])
         edges = [{"node": run.node(), "cursor": str(end)} for run in runs[start:end]]
         more = {"hasNextPage": end < len(runs), "endCursor": str(end)}
         listed = {"runCount": len(runs), "runs": {"edges": edges, "pageInfo": more}}
         return {"project": {**_PROJECT, **listed}}
+
+    def _files(self, given):
+        name, run = given["name"], self.runs[given["name"]]
+        self.files_asked.append(name)
+        file = {
+            "id": "f1",
+            "name": "wandb-metadata.json",
+            "url": f"{self.url}/metadata/{name}",
+            "directUrl": f"{self.url}/metadata/{name}",
+            "sizeBytes": len(json.dumps(run.metadata)),
+            "mimetype": "application/json",
+            "updatedAt": run.heartbeat,
+            "md5": "",
+        }
+        edges = [{"node": file, "cursor": "1"}] if run.metadata else []
+        more = {"hasNextPage": False, "endCursor": "1"}
+        files = {"edges": edges, "pageInfo": more}
+        return {"project": {**_PROJECT, "run": {"fileCount": len(edges), "files": files}}}
 
     def _run(self, given):
         run = self.runs.get(given.get("run") or given.get("runName") or given.get("name"))
@@ -188,7 +216,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self._reply({})
+        *_, folder, name = self.path.split("/")
+        self._reply(self.state.runs[name].metadata if folder == "metadata" else {})
 
     def do_PUT(self):
         self._body()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from computemeter.delivery import Delivery, Gone
@@ -19,7 +21,7 @@ ENTRY = "computemeter"
 
 _COMPUTE = "compute/pfs_days"
 _LOSS = "compute/loss"
-# The axis that Lightning's WandbLogger gives to every row of its own.
+# What Lightning's WandbLogger gives to every row of its own.
 _STEP = "trainer/global_step"
 # What W&B raises once its own process is gone, which nobody starts again. Private classes.
 _NO_PROCESS = {"AlreadyJoinedError", "HandleAbandonedError", "MailboxClosedError"}
@@ -28,23 +30,32 @@ _NO_PROCESS = {"AlreadyJoinedError", "HandleAbandonedError", "MailboxClosedError
 def attach(context: RunContext) -> WandbSink | None:
     """Attach to the run of a WandbLogger, else to the one W&B has open, else not at all.
 
-    Rows of our own are logged to a WandbLogger's run only, whose rows name their own step. A user
-    of bare W&B may pass `step=`: there the values go into the user's rows (see `_rows`).
+    No rows of our own are logged: the values go into the logger's rows, or the user's (`_rows`).
     """
     logger = next((each for each in context.loggers if sink_name_of(each) == "wandb"), None)
     run = _open_run() if logger is None else getattr(logger, "experiment", None)
     # On other ranks a logger's experiment is a dummy, and a disabled run keeps nothing.
     if not isinstance(getattr(run, "id", None), str) or getattr(run, "disabled", False):
         return None
-    return WandbSink(run, rows=logger is not None, warn=context.warn)
+    return WandbSink(run, axis=None if logger is None else _STEP, warn=context.warn)
+
+
+def full_id(entity: str | None, project: str | None, run_id: str) -> str:
+    """Name a run among those of all projects, as far as it is known: the user may choose its id.
+
+    >>> full_id("ann", "digits", "first"), full_id(None, "digits", "first")
+    ('ann/digits/first', 'digits/first')
+    """
+    return "/".join(part for part in (entity, project, run_id) if part)
 
 
 class WandbSink:
     """Writes to one W&B run, from one background thread, at most every `interval` seconds.
 
     Attributes:
-        destination: of `computemeter push --to`; empty for an offline run, which `wandb sync`
-            brings to its server.
+        run_id: with its entity and project; see `full_id`.
+        destination: of `computemeter push --to`; empty for an offline run.
+        advice: the command that brings an offline run to its server; else empty.
     """
 
     name = "wandb"
@@ -54,6 +65,7 @@ class WandbSink:
         run: Any,
         *,
         rows: bool = False,
+        axis: str | None = None,
         warn: Callable[[str], None] | None = None,
         interval: float = 10.0,
     ) -> None:
@@ -63,7 +75,9 @@ class WandbSink:
             run: an open `wandb.Run`.
             rows: log a row of history for each step. Not for a run that anyone logs to with
                 `step=`: W&B would drop those rows. Without, the newest values go into the rows
-                that the user logs, and the totals into the summary.
+                that others log, and the totals into the summary.
+            axis: what rows that are to take the values have in them, as long as there are such
+                rows: a WandbLogger's have "trainer/global_step".
             warn: takes one line when W&B fails; called from another thread. Python's warnings if
                 left out.
             interval: seconds between batches.
@@ -71,10 +85,15 @@ class WandbSink:
         Raises:
             ValueError: for an interval that is not positive.
         """
-        self.run_id = str(run.id)
-        self.destination = _where_to_push(run)
+        entity, project = getattr(run, "entity", None), getattr(run, "project", None)
+        self.run_id = full_id(entity, project, run.id)
+        offline = bool(getattr(run, "offline", False))
+        known = entity and project and not offline
+        self.destination = redact(f"wandb://{self.run_id}") if known else ""
+        self.advice = f"wandb sync {shlex.quote(str(Path(run.dir).parent))}" if offline else ""
         self._run, self._rows = run, rows
-        self._passenger = Passenger(run)
+        self._axis = _STEP if rows else axis
+        self._passenger = Passenger(run, axis=axis)
         self._warn = warn or log_warning
         # Replaced as a whole, never changed: both threads read them.
         self._latest: Mapping[str, float] = {}
@@ -84,6 +103,11 @@ class WandbSink:
         self._delivery: Delivery[_Row] = Delivery(
             self._send, warn=self._warn, label="W&B", interval=interval
         )
+
+    @property
+    def summary_only(self) -> int:
+        """Logging steps that no row took: their values were delivered to the summary alone."""
+        return self._passenger.left_behind
 
     def log(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
         """Queue values for one step; NaN and the infinities are left out."""
@@ -147,8 +171,10 @@ class WandbSink:
 
     def _begin(self) -> dict[str, Any]:
         """Draw the loss against compute; return what earlier segments left in a resumed run."""
-        self._run.define_metric(_COMPUTE, step_metric=_STEP if self._rows else None)
-        # Not in step: W&B would put a zero where the compute is not known.
+        # Not in step: W&B would put an old step into the user's rows, and a zero where the compute
+        # is not known.
+        apart = False if self._axis else None
+        self._run.define_metric(_COMPUTE, step_metric=self._axis, step_sync=apart)
         self._run.define_metric(_LOSS, step_metric=_COMPUTE, step_sync=False)
         # A process that does not answer would make the summary look empty, and raises here instead.
         self._run.status()
@@ -185,13 +211,6 @@ def _is_final(error: Exception) -> bool:
         return True
     errors = getattr(sys.modules.get("wandb"), "errors", None)
     return isinstance(error, getattr(errors, "UsageError", ()))
-
-
-def _where_to_push(run: Any) -> str:
-    entity, project = getattr(run, "entity", None), getattr(run, "project", None)
-    if getattr(run, "offline", False) or not entity or not project:
-        return ""
-    return redact(f"wandb://{entity}/{project}/{run.id}")
 
 
 def _open_run() -> Any:

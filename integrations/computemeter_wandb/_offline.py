@@ -50,6 +50,8 @@ class OfflineRun:
         config: the same.
         metrics: for each metric that was defined, or pattern of them, the one it is drawn against.
         alerts: title and text.
+        device_name: of the machine's GPUs, as W&B was told.
+        device_count: how many it has.
         damaged: parts of the file that could not be read, a torn end not counted.
     """
 
@@ -68,6 +70,8 @@ class OfflineRun:
     metrics: Mapping[str, str | None]
     alerts: tuple[tuple[str, str], ...]
     damaged: int
+    device_name: str | None = None
+    device_count: int | None = None
 
 
 def read_offline_run(path: str | Path, *, history: bool = True) -> OfflineRun:
@@ -107,6 +111,7 @@ class _Builder:
         self.damaged = 0
         self._keeps_history = history
         self._user: str | None = None
+        self._device: tuple[str | None, int | None] = None, None
         self._exit: Any = None
         self._history: list[Mapping[str, Any]] = []
         self._summary: _Changes = {}
@@ -123,8 +128,7 @@ class _Builder:
                 _note(self._config, record.run.config)
                 _note(self._summary, record.run.summary)
             case "environment":
-                host = record.environment
-                self._user = host.username or host.email.partition("@")[0] or self._user
+                self._look_at(record.environment)
             case "history" if self._keeps_history:
                 row = record.history.item
                 self._history.append(
@@ -141,6 +145,12 @@ class _Builder:
                 self._alerts.append((record.alert.title, record.alert.text))
             case "exit":
                 self._exit = record.exit
+
+    def _look_at(self, host: Any) -> None:
+        """Take what one part of the description of the machine has."""
+        self._user = host.username or host.email.partition("@")[0] or self._user
+        if host.gpu_type:
+            self._device = host.gpu_type, host.gpu_count or None
 
     def build(self, path: Path) -> OfflineRun:
         run, start = self.run, self.run.start_time
@@ -162,6 +172,8 @@ class _Builder:
             metrics=self._metrics,
             alerts=tuple(self._alerts),
             damaged=self.damaged,
+            device_name=self._device[0],
+            device_count=self._device[1],
         )
 
 

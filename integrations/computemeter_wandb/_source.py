@@ -1,38 +1,37 @@
-"""Read runs back from W&B, online and offline, by what the meter left in each run's summary."""
+"""Read runs back from W&B, online and offline, by what the meter left in each run's summary.
+
+Of a run without it, W&B knows the GPUs of its machine and how long it ran.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from computemeter.reading import SETTLING_SECONDS, Found, Harvest, Request
 from computemeter.records import RunRecord
-from computemeter.segments import (
-    SegmentedRun,
-    SegmentRecord,
-    a_cause,
-    a_verdict,
-    add_up,
-    number,
-    whole,
-)
-from computemeter.sinks import redact
+from computemeter.segments import SegmentedRun, add_up, latest, number, segment_records, whole
+from computemeter.sinks import describe, redact
 from computemeter.sources import SourceError
-from computemeter.units import PFS_DAY
-from computemeter_wandb import ENTRY
+from computemeter.trend.estimated import Hardware, assumed_hardware, estimate, stated_precision
+from computemeter_wandb import ENTRY, full_id
 from computemeter_wandb._offline import OfflineError, OfflineRun, read_offline_run
 
 SCHEME = "wandb://"
 
 _RUNS_IN_A_PAGE = 500
 _SECONDS_TO_ANSWER = 60
+_LONGEST_TAG = 250
+_PRECISIONS = ("precision", "mixed_precision", "dtype")
 _STATUS = {
     "running": "running",
     "finished": "finished",
@@ -46,25 +45,32 @@ _STATUS = {
 Warn = Callable[[str], None]
 
 
-def records(source: str, *, warn: Warn) -> list[RunRecord]:
-    """Read every metered run of a project, or of the offline runs in a folder.
+def records(source: str, request: Request | None = None, *, warn: Warn) -> list[RunRecord]:
+    """Read the runs of a project, or of the offline runs in a folder.
+
+    A project's second reading lists all its runs, and reads those that are new or whose state, name
+    or last sign of life is another, and what ended less than `SETTLING_SECONDS` before the first.
 
     Args:
         source: `wandb://entity/project`, which may go on with `/run_id`; or a folder, searched at
             any depth; or one `.wandb` file.
+        request: every metered run if left out.
         warn: takes one line for each file, and each segment, that cannot be read.
 
     Raises:
         SourceError: it is none of these, or a file given by name cannot be read.
         wandb.Error, ValueError: W&B cannot be reached, or has no such project.
     """
+    wanted = request or Request()
     if source.startswith(SCHEME):
-        return _online(source, warn)
+        return _online(source, wanted, warn)
     runs: dict[tuple[str | None, ...], list[OfflineRun]] = defaultdict(list)
     for file in _files(Path(source), warn):
         runs[file.entity, file.project, file.run_id].append(file)
-    found = (_offline_record(files, warn) for files in runs.values())
-    return [record for record in found if record is not None]
+    harvest = Harvest(wanted)
+    for files in runs.values():
+        harvest.take(files[0].run_id, _offline_record(files, wanted, warn))
+    return harvest.records
 
 
 def split(uri: str) -> tuple[str, str, str | None]:
@@ -97,61 +103,141 @@ def _files(path: Path, warn: Warn) -> Iterator[OfflineRun]:
             warn(f"left out: {error}")
 
 
-def _offline_record(files: list[OfflineRun], warn: Warn) -> SegmentedRun | None:
-    """Make one run of the files of its launches; None where no meter wrote to it."""
+def _offline_record(files: list[OfflineRun], request: Request, warn: Warn) -> Found | None:
+    """Make one run of the files of its launches; None where no meter wrote to it, unless asked."""
     files.sort(key=lambda file: file.started or 0.0)
     entries = [_entry(file.summary) for file in files]
-    if not any(entries):
-        return None
     first, last = files[0], files[-1]
-    return _run_record(
-        last.summary,
-        entries,
-        warn,
-        run_id=last.run_id,
-        source=str(last.path),
-        url=None,
-        name=last.name,
-        user=last.user,
-        project=last.project,
-        started=first.started,
-        ended=last.ended,
-        status={None: "unknown", 0: "finished"}.get(last.exit_code, "failed"),
-    )
+    facts = {
+        "run_id": full_id(last.entity, last.project, last.run_id),
+        "source": str(last.path),
+        "url": None,
+        "name": last.name,
+        "user": last.user,
+        "project": last.project,
+        "started": first.started,
+        "ended": last.ended,
+        "status": {None: "unknown", 0: "finished"}.get(last.exit_code, "failed"),
+    }
+    if any(entries):
+        return _run_record(last.summary, entries, warn, **facts)
+    if not request.unmetered:
+        return None
+    times = [_runtime(file.summary, file.started, file.ended) for file in files]
+    known = [seconds for seconds in times if seconds is not None]
+    device = Hardware(last.device_name, last.device_count, _precision(last.config))
+    return _estimated(device, sum(known) if known else None, request, facts)
 
 
-def _online(uri: str, warn: Warn) -> list[RunRecord]:
+def _online(uri: str, request: Request, warn: Warn) -> list[RunRecord]:
     entity, project, run_id = split(uri)
+    began, harvest, memory = time.time(), Harvest(request), request.memory
     with _folders_elsewhere():
-        # Not lazy: else each run's summary would be a call of its own.
-        runs = (
-            api().runs(f"{entity}/{project}", per_page=_RUNS_IN_A_PAGE, lazy=False)
-            if run_id is None
-            else [api().run(f"{entity}/{project}/{run_id}")]
-        )
-        return [
-            _online_record(run, project, redact(uri), warn)
-            for run in runs
-            if _entry(run.summary_metrics)
-        ]
+        client = api()
+        if run_id is None:
+            place = f"{entity}/{project}"
+            unchanged, runs = _sorted_runs(client, place, request)
+            harvest.recall(unchanged)
+        else:
+            runs = iter([client.run(f"{entity}/{project}/{run_id}")])
+        try:
+            for run in runs:
+                found = _online_record(run, project, redact(uri), request, warn)
+                harvest.take(run.id, found, _stamp(run))
+                request.progress(len(harvest.records), None)
+        except Exception as error:
+            if not harvest.records:
+                raise
+            reason = f"{redact(uri)} stopped answering: {describe(error)}"
+            request.skip(f"{reason}: what it had not told until then is missing", 1)
+        else:
+            memory.completed(began, None)
+    return harvest.records
 
 
-def _online_record(run: Any, project: str, source: str, warn: Warn) -> SegmentedRun:
+def _sorted_runs(client: Any, place: str, request: Request) -> tuple[list[str], Iterator[Any]]:
+    """Return the ids of the runs that are as they were, and read the others."""
+    # Not lazy: else each run's summary would be a call of its own.
+    read_all = partial(client.runs, place, per_page=_RUNS_IN_A_PAGE, lazy=False)
+    stamps, read_at = request.memory.stamps(), request.memory.read_at(None)
+    if read_at is None or not stamps:
+        return [], iter(read_all())
+    changed: list[str] = []
+    unchanged: list[str] = []
+    for run in client.runs(place, per_page=_RUNS_IN_A_PAGE, lazy=True):
+        alive, stamp = _seconds(run.heartbeat_at) or 0.0, _stamp(run)
+        settled = stamp is not None and alive < read_at - SETTLING_SECONDS
+        same = settled and stamps.get(run.id) == stamp
+        (unchanged if same else changed).append(run.id)
+    request.memory.forget(stamps.keys() - set(unchanged) - set(changed))
+    lots = (changed[at : at + _RUNS_IN_A_PAGE] for at in range(0, len(changed), _RUNS_IN_A_PAGE))
+    return unchanged, chain.from_iterable(read_all(filters={"name": {"$in": lot}}) for lot in lots)
+
+
+def _stamp(run: Any) -> str | None:
+    if _STATUS.get(run.state) in {None, "running"}:
+        return None
+    return f"{run.state} {run.heartbeat_at} {run.name}"
+
+
+def _online_record(
+    run: Any, project: str, source: str, request: Request, warn: Warn
+) -> Found | None:
     status = _STATUS.get(run.state, "unknown")
-    return _run_record(
-        run.summary_metrics,
-        [_entry(run.summary_metrics)],
-        warn,
-        run_id=run.id,
-        source=source,
-        url=redact(run.url),
-        name=run.name or "",
-        user=getattr(getattr(run, "user", None), "username", None),
-        project=project,
-        started=_seconds(run.created_at),
-        ended=None if status in {"running", "unknown"} else _seconds(run.heartbeat_at),
-        status=status,
+    summary = run.summary_metrics
+    started, alive = _seconds(run.created_at), _seconds(run.heartbeat_at)
+    facts = {
+        "run_id": full_id(run.entity, project, run.id),
+        "source": source,
+        "url": redact(run.url),
+        "name": run.name or "",
+        "user": getattr(getattr(run, "user", None), "username", None),
+        "project": project,
+        "started": started,
+        "ended": None if status in {"running", "unknown"} else alive,
+        "status": status,
+        "tags": _tags(run.tags),
+    }
+    if entry := _entry(summary):
+        return _run_record(summary, [entry], warn, **facts)
+    if not request.unmetered:
+        return None
+    told = run.metadata or {}  # a file of its own, and so a call for each such run
+    device = Hardware(
+        _text(told.get("gpu")) or None, whole(told.get("gpu_count")), _precision(run.config)
     )
+    return _estimated(device, _runtime(summary, started, alive), request, facts)
+
+
+def _estimated(
+    device: Hardware, seconds: float | None, request: Request, facts: dict[str, Any]
+) -> Found:
+    assumed = request.assume_device
+    fields = estimate(device, assumed_hardware(assumed) if assumed else None, seconds)
+    return fields if isinstance(fields, str) else RunRecord(**facts, team=None, **fields)
+
+
+def _runtime(
+    summary: Mapping[str, Any], started: float | None, ended: float | None
+) -> float | None:
+    """Return W&B's own figure, which counts all launches of a run, else the time between."""
+    own = summary.get("_wandb")
+    for told in (own.get("runtime") if isinstance(own, Mapping) else None, summary.get("_runtime")):
+        if seconds := number(told):
+            return seconds
+    return None if started is None or ended is None else ended - started
+
+
+def _precision(config: Mapping[str, Any]) -> str | None:
+    if switched := next((key for key in ("bf16", "fp16") if config.get(key) is True), None):
+        return switched
+    return next(filter(None, (stated_precision(config.get(key)) for key in _PRECISIONS)), None)
+
+
+def _tags(tags: Iterable[Any]) -> dict[str, str]:
+    """Take W&B's tags, which are words: "key=value" and "key:value" have a value for us."""
+    words = (str(tag)[:_LONGEST_TAG].replace(":", "=", 1).partition("=") for tag in tags or ())
+    return {key: value for key, _, value in words}
 
 
 def _run_record(
@@ -160,60 +246,36 @@ def _run_record(
     """Make a run of its summary and of what each launch's entry tells of segments and names."""
     entries = list(entries)
     known = {key: value for entry in entries for key, value in entry.items()}
-    parts = list(chain.from_iterable(_parts(entry, facts["run_id"], warn) for entry in entries))
+
+    def unreadable(segment: str) -> None:
+        run = facts["run_id"]
+        warn(f"W&B run {run}: the totals of segment {segment} cannot be read, left out")
+
+    told = (segment_records(_mapping(entry.get("segment")), unreadable) for entry in entries)
+    totals = add_up(chain.from_iterable(told))
+    if not totals["parts"]:
+        totals = latest(summary, verdict=known.get("verdict"), cause=known.get("cause"))
     count, _, device = _text(known.get("device")).partition(" x ")
     return SegmentedRun(
         **{
             **facts,
             "project": _text(known.get("project")) or facts["project"],
             "team": _text(known.get("team")) or None,
+            "category": _text(known.get("category")) or None,
         },
         device_name=device or None,
         device_count=int(count) if count.isdecimal() else None,
         estimated=False,
-        **(add_up(parts) if parts else _latest(summary, known)),
+        **totals,
     )
 
 
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _entry(summary: Mapping[str, Any]) -> Mapping[str, Any]:
-    entry = summary.get(ENTRY)
-    return entry if isinstance(entry, Mapping) else {}
-
-
-def _parts(entry: Mapping[str, Any], run_id: str, warn: Warn) -> Iterator[SegmentRecord]:
-    segments = entry.get("segment")
-    for segment, text in segments.items() if isinstance(segments, Mapping) else ():
-        try:
-            totals = dict(json.loads(text))
-        except (ValueError, TypeError, RecursionError):
-            warn(f"W&B run {run_id}: the totals of segment {segment} cannot be read, left out")
-        else:
-            yield SegmentRecord.from_totals(segment, totals)
-
-
-def _latest(summary: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Take the newest values of a run without segments: one that was killed early, or is old."""
-    run_flops = whole(summary.get("compute/flops"))
-    spent = _flops(summary.get("compute/spent_pfs_days"))
-    hours = number(summary.get("compute/device_hours"))
-    return {
-        "run_flops": run_flops,
-        # It is logged only where it differs.
-        "spent_flops": run_flops if spent is None else spent,
-        "lineage_flops": _flops(summary.get("compute/lineage_pfs_days")),
-        "gpu_time_flops": _flops(summary.get("compute/pfs_days_gpu_time")),
-        "ratio": number(summary.get("compute/ratio")),
-        "verdict": a_verdict(entry.get("verdict")),
-        "cause": a_cause(entry.get("cause")),
-        "mfu": None,  # the value is over the last interval alone
-        "device_seconds": None if hours is None else 3600 * hours,
-        "segments": 1,
-    }
-
-
-def _flops(pfs_days: object) -> int | None:
-    days = number(pfs_days)
-    return None if days is None else whole(days * PFS_DAY)
+    return _mapping(summary.get(ENTRY))
 
 
 def _seconds(moment: Any) -> float | None:

@@ -1,6 +1,8 @@
 """W&B over HTTP, against a server on loopback: a server that dies, and a ledger that is pushed."""
 
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,9 @@ wandb = pytest.importorskip("wandb")
 from small_runs import BATCH, FLOPS_PER_EXAMPLE  # noqa: E402 - after the check for wandb
 from wandb_server import SOON, Server, Stored, read_back  # noqa: E402
 
-from computemeter.ledger import LedgerHeader  # noqa: E402
+from computemeter.commands import CommandError  # noqa: E402
+from computemeter.commands.push import push  # noqa: E402
+from computemeter.ledger import LedgerHeader, LedgerWriter  # noqa: E402
 from computemeter.lightning import ComputeMeter  # noqa: E402
 from computemeter.sources import SourceError  # noqa: E402
 from computemeter_wandb import WandbSink  # noqa: E402
@@ -104,19 +108,28 @@ class TestServerThatDies:
 
 
 class TestPush:
-    def push(self, warn, *, run_id=None, uri="wandb://ann/p", steps=(0, 1, 2)):
-        sink = open_run(uri, HEADER, run_id, warn=warn)
+    def push(
+        self,
+        warn,
+        *,
+        run_id=None,
+        uri="wandb://ann/p",
+        steps=(0, 1, 2),
+        header=HEADER,
+        end="finished",
+    ):
+        sink = open_run(uri, header, run_id, warn=warn)
         for step in steps:
             values = {"compute/device_hours": step / 7, "compute/flops": float(step)}
             sink.log(values, step=step, time=TIME + step)
         sink.tag({"schema": "1", "segment.s1": "{}"})
         assert sink.close(SOON) == 0
-        sink.finish("finished", TIME)
+        sink.finish(end, TIME)
         return sink
 
     def test_a_second_push_adds_what_is_missing(self, server):
         sink = self.push(pytest.fail)
-        assert (sink.run_id, sink.destination) == ("r1", "wandb://ann/p/r1")
+        assert (sink.run_id, sink.destination) == ("ann/p/r1", "wandb://ann/p/r1")
         stored = server.runs["r1"]
         assert flops(stored.rows) == {0: 0, 1: 1, 2: 2}
         assert [row["_timestamp"] for row in stored.rows] == [TIME, TIME + 1, TIME + 2]
@@ -152,14 +165,15 @@ class TestPush:
         assert len(warnings) == 1
         assert "does not say which rows the run has" in warnings[0]
 
-    def test_offline_the_totals_alone_are_written(self, server, monkeypatch):
+    @pytest.mark.parametrize("end", ["failed", "unknown"])
+    def test_offline_the_totals_alone_are_written(self, server, monkeypatch, end):
         monkeypatch.setenv("WANDB_MODE", "offline")
         warnings = []
         sink = open_run("wandb://ann/p", HEADER, None, warn=warnings.append)
         sink.log({"compute/device_hours": 1.0}, step=0, time=TIME)
         assert sink.close(SOON) == 0
         folder = Path(sink._run.dir).parent
-        sink.finish("failed", TIME)
+        sink.finish(end, TIME)
         found = read_back(folder)
         assert (found.history, found.exit_code) == ((), 1)
         assert found.summary["compute/device_hours"] == 1
@@ -172,5 +186,59 @@ class TestPush:
 
     def test_a_run_without_rows_that_the_uri_names_gets_all(self, server):
         server.runs["r9"] = Stored("r9")
-        assert self.push(pytest.fail, uri="wandb://ann/p/r9").run_id == "r9"
+        assert self.push(pytest.fail, uri="wandb://ann/p/r9").run_id == "ann/p/r9"
         assert flops(server.runs["r9"].rows) == {0: 0, 1: 1, 2: 2}
+
+    @pytest.mark.parametrize("told", ["ann/p/r2", "p/r2", "r2"])
+    def test_the_run_that_the_ledger_names_in_full_or_as_far_as_is_known(self, server, told):
+        server.runs["r2"] = Stored("r2")
+        header = replace(HEADER, run=told, trackers={"wandb": told})
+        assert self.push(pytest.fail, header=header).run_id == "ann/p/r2"
+        assert self.push(pytest.fail, run_id=told).run_id == "ann/p/r2"
+        assert list(server.runs) == ["r2"]
+        assert flops(server.runs["r2"].rows) == {0: 0, 1: 1, 2: 2}
+
+    def test_a_run_of_another_project_that_has_the_same_id_is_another(self, server):
+        server.runs["r2"] = Stored("r2")
+        header = replace(HEADER, run="ann/q/r2", trackers={"wandb": "ann/q/r2"})
+        with pytest.raises(SourceError, match="wandb://ann/p: run ann/q/r2 is of another project"):
+            open_run("wandb://ann/p", header, "ann/q/r2", warn=pytest.fail)
+        assert self.push(pytest.fail, header=header).run_id == "ann/p/ann-q-r2"
+        assert server.runs["r2"].rows == []
+
+    def test_a_run_that_still_goes_is_not_joined(self, server):
+        server.runs["r1"] = Stored("r1")
+        with pytest.raises(SourceError, match="run r1 still goes, by its ledger: push it when"):
+            open_run("wandb://ann/p", HEADER, None, "running", warn=pytest.fail)
+        assert server.joined == []
+
+    def test_the_command_waits_for_a_sign_that_the_run_is_dead(self, server, tmp_path):
+        ledger = LedgerWriter.open(tmp_path, HEADER)
+        ledger.progress(0, TIME, {}, {"compute/device_hours": 1.0, "compute/flops": 5.0})
+        ledger.close()
+
+        def send():
+            options = {"to": "wandb://ann/p", "run_id": None, "timeout": SOON}
+            return push([str(ledger.path)], **options, say=str, warn=pytest.fail)
+
+        with pytest.raises(CommandError, match="run r1 still goes, by its ledger"):
+            send()
+        assert server.joined == []
+        long_ago = time.time() - 121
+        os.utime(ledger.path, (long_ago, long_ago))
+        assert send() == "1 logging step of 1 run delivered"
+        assert server.runs["r1"].state == "running"
+
+    @pytest.mark.parametrize(
+        ("end", "state"),
+        [("finished", "finished"), ("failed", "failed"), ("interrupted", "failed")],
+    )
+    def test_the_end_is_the_ledgers(self, server, end, state):
+        self.push(pytest.fail, end=end)
+        assert server.runs["r1"].state == state
+        assert flops(server.runs["r1"].rows) == {0: 0, 1: 1, 2: 2}
+
+    def test_an_end_that_is_not_known_is_left_to_wandb(self, server):
+        self.push(pytest.fail, end="unknown")
+        assert server.runs["r1"].state == "running"  # until W&B misses its heartbeat
+        assert flops(server.runs["r1"].rows) == {0: 0, 1: 1, 2: 2}

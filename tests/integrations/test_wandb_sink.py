@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -37,7 +38,8 @@ def run():
 def test_a_bare_run_gets_a_summary_and_keeps_its_own_rows(run):
     sink = attach(RunContext())
     assert isinstance(sink, Sink)
-    assert (sink.name, sink.run_id, sink.destination) == ("wandb", run.id, "")
+    assert (sink.name, sink.run_id, sink.destination) == ("wandb", f"test/{run.id}", "")
+    assert sink.advice == f"wandb sync {Path(run.dir).parent}"
     for epoch in range(20):
         run.log({"loss": 1.0 / (epoch + 1)}, step=epoch)
         sink.log({"compute/pfs_days": epoch / 4}, step=epoch * 100, time=TIME + epoch)
@@ -59,34 +61,37 @@ def test_a_bare_run_gets_a_summary_and_keeps_its_own_rows(run):
 
 
 @pytest.mark.parametrize("namespace", ["lightning.pytorch.loggers", "pytorch_lightning.loggers"])
-def test_a_loggers_run_gets_rows_at_lightnings_steps(namespace, tmp_path):
+def test_a_loggers_own_rows_take_our_values_along(namespace, tmp_path):
     loggers = pytest.importorskip(namespace)
     logger = loggers.WandbLogger(project="test", save_dir=tmp_path)
     run = logger.experiment
     warnings = []
     (sink,) = attach_all("auto", RunContext(loggers=(logger,), warn=warnings.append))
     for step in range(3):
-        logger.log_metrics({"loss": step / 2}, step=step)
         values = {"compute/pfs_days": step / 4, "compute/loss": step / 2, "nan": math.nan}
         sink.log(values, step=step, time=TIME + step)
+        run.log({"user": step})  # not the logger's, and so it takes nothing
+        logger.log_metrics({"loss": step / 2}, step=step)
     assert sink.close(SOON) == 0
-    assert warnings == []
+    assert (warnings, sink.summary_only) == ([], 0)
     assert run.summary["compute/pfs_days"] == 0.5  # 2 / 4
     found = finish(run)
-    rows = [
-        {key: value for key, value in row.items() if not key.startswith("_")}
-        for row in found.history
+    user, theirs = logged(found)[::2], logged(found)[1::2]
+    # W&B fills in the last step that Lightning logged, as Lightning has it do.
+    assert user == [
+        {"_step": 2 * step, "user": step, "trainer/global_step": max(0, step - 1)}
+        for step in range(3)
     ]
-    assert [row for row in rows if "compute/pfs_days" in row] == [
+    assert theirs == [
         {
+            "_step": 2 * step + 1,
+            "loss": step / 2,
+            "trainer/global_step": step,
             "compute/pfs_days": step / 4,
             "compute/loss": step / 2,
-            "trainer/global_step": step,
         }
         for step in range(3)
     ]
-    theirs = [row for row in rows if "loss" in row]
-    assert theirs == [{"loss": step / 2, "trainer/global_step": step} for step in range(3)]
     # Lightning's own two definitions are as it made them.
     assert found.metrics == {
         "trainer/global_step": None,
@@ -214,9 +219,28 @@ def test_a_batch_that_failed_half_way_is_logged_once(run, monkeypatch):
 
 def test_where_a_push_would_go(monkeypatch, tmp_path):
     def destination(**facts):
-        return WandbSink(SimpleNamespace(id="abc", **facts)).destination
+        return WandbSink(SimpleNamespace(id="abc", dir=tmp_path, **facts)).destination
 
     online = {"entity": "ann", "project": "digits", "offline": False}
     assert destination(**online) == "wandb://ann/digits/abc"
     assert not destination(**{**online, "offline": True})
     assert not destination(**{**online, "entity": ""})
+
+
+def test_how_an_offline_run_gets_to_its_server(tmp_path):
+    def advice(**facts):
+        return WandbSink(SimpleNamespace(id="abc", **facts)).advice
+
+    folder = tmp_path / "two words" / "offline-run-1-abc"
+    assert advice(offline=True, dir=str(folder / "files")) == f"wandb sync '{folder}'"
+    assert not advice(offline=False, dir=str(folder / "files"))
+
+
+def test_runs_of_two_projects_that_have_one_id_are_two(tmp_path):
+    ids = []
+    for project in ("a", "b"):
+        with wandb.init(project=project, id="baseline", dir=tmp_path) as run:
+            ids.append(WandbSink(run).run_id)
+    with wandb.init(entity="ann", project="b", id="baseline", dir=tmp_path) as run:
+        ids.append(WandbSink(run).run_id)
+    assert ids == ["a/baseline", "b/baseline", "ann/b/baseline"]

@@ -9,6 +9,7 @@ wandb = pytest.importorskip("wandb")
 
 from wandb_server import Server, Stored, finish  # noqa: E402 - after the check for wandb
 
+from computemeter.segments import merge  # noqa: E402
 from computemeter.sources import SourceError  # noqa: E402
 from computemeter.units import PFS_DAY  # noqa: E402
 from computemeter_wandb._source import records, split  # noqa: E402
@@ -83,10 +84,16 @@ class TestOffline:
         warnings = []
         (record,) = records(str(tmp_path), warn=warnings.append)
         assert_both_segments(record)
-        assert (record.run_id, record.name, record.status) == ("r1", "after", "finished")
+        assert (record.run_id, record.name, record.status) == ("p/r1", "after", "finished")
         assert (record.started, record.ended) == (first.started, second.ended)
         assert (record.source, record.url) == (str(second.path), None)
         assert warnings == []
+
+    def test_runs_of_two_projects_that_have_one_id_are_two(self, tmp_path):
+        self.launch(tmp_path / "a", entry(s1=FIRST), id="r1", entity="ann")
+        self.launch(tmp_path / "b", entry(s2=SECOND), id="r1", entity="bob")
+        found = merge(records(str(tmp_path), warn=pytest.fail))
+        assert [(run.run_id, run.steps) for run in found] == [("ann/p/r1", 100), ("bob/p/r1", 40)]
 
     def test_what_is_missing_is_none(self, tmp_path):
         found = self.launch(tmp_path, entry(s1={"steps": 3, "device_seconds": 1.0}))
@@ -113,7 +120,7 @@ class TestOffline:
         assert record.spent_flops == FIRST["model_flops"]
         assert len(warnings) == 2
         assert "foreign.wandb: not a W&B run" in warnings[0]
-        assert "run r1: the totals of segment s2 cannot be read" in warnings[1]
+        assert "run p/r1: the totals of segment s2 cannot be read" in warnings[1]
         with pytest.raises(SourceError, match="not a W&B run"):
             records(str(tmp_path / "foreign.wandb"), warn=pytest.fail)
 
@@ -139,7 +146,7 @@ class TestOnline:
             "r4": Stored("r4", "odd", "new to us", summary={"computemeter": {"segment": 3}}),
         }
         found = records("wandb://ann/p", warn=pytest.fail)
-        assert [record.run_id for record in found] == ["r1", "r2", "r3", "r4"]
+        assert [record.run_id for record in found] == [f"ann/p/r{number}" for number in range(1, 5)]
         assert server.pages_asked == 3  # of 5 runs, 2 a page
         both, going_on, crashed, odd = found
         assert_both_segments(both)
@@ -158,7 +165,7 @@ class TestOnline:
     def test_one_run_by_its_id(self, server):
         server.runs = {name: Stored(name, summary=entry(s1=FIRST)) for name in ("r1", "r2")}
         (record,) = records("wandb://ann/p/r2", warn=pytest.fail)
-        assert record.run_id == "r2"
+        assert record.run_id == "ann/p/r2"
 
     def test_a_run_that_is_not_there(self, server):
         with pytest.raises(wandb.errors.CommError, match="r9"):
