@@ -86,15 +86,17 @@ def _run_record(files: list[SegmentFile]) -> SegmentedRun:
         team=last.header.team,
         started=first.header.started,
         ended=last.end.time if last.end else None,
-        status=_status(files[-1]),
+        status=status_of(files[-1]),
         device_name=last.header.device_name,
         device_count=last.header.device_count,
         estimated=False,
+        category=last.header.category,
         **add_up(_segment_record(file.ledger) for file in files),
     )
 
 
-def _status(file: SegmentFile) -> str:
+def status_of(file: SegmentFile) -> str:
+    """Say how a run ended, by its last segment; see `RunRecord.status`."""
     if file.ledger.end is not None:
         return file.ledger.status
     try:

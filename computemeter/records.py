@@ -20,6 +20,8 @@ Cause = Literal[
     "no_peak",
     "none",
 ]
+CATEGORIES = ("training", "synthetic_data")
+"""What a metered run's compute is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +330,9 @@ class RunRecord:
         steps: of all segments; None where a source does not say.
         possible_flops: what the devices could have done at their peak in the same time; None where
             the peak is not known.
+        tags: the user's own, not those of the tracker and of the meter (untrusted text); W&B's,
+            which have no values, as names without one.
+        category: what the compute was for ("training", "synthetic_data"), where the run says.
     """
 
     run_id: str
@@ -355,6 +360,8 @@ class RunRecord:
     estimated: bool
     steps: int | None = None
     possible_flops: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    category: str | None = None
 
     @property
     def overclaims(self) -> bool:

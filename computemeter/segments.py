@@ -6,8 +6,8 @@ their ids, never by a name, so that each counts once.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, get_args
 
@@ -15,8 +15,12 @@ from computemeter.records import Cause, RunRecord, Verdict
 from computemeter.units import PFS_DAY
 
 _UNKNOWN = (None, "", "unknown")
+_ABSURD = 1e40
+"""More FLOP than all computers together have done: a total above it is none."""
+_VERDICTS: Mapping[str, Verdict] = {word: word for word in get_args(Verdict)}
+_CAUSES: Mapping[str, Cause] = {word: word for word in get_args(Cause)}
 # What a tracker may know of a run and a ledger not, and the other way round.
-_FACTS = ("url", "name", "user", "project", "team", "device_name", "device_count")
+_FACTS = ("url", "name", "user", "project", "team", "device_name", "device_count", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ def add_up(parts: Iterable[SegmentRecord]) -> dict[str, Any]:
     """
     latest: dict[str, SegmentRecord] = {}
     for part in parts:
-        latest[part.id] = _later(latest.get(part.id, part), part)
+        known = latest.get(part.id)
+        latest[part.id] = part if known is None else _later(known, part)
     ordered = sorted(latest.values(), key=lambda part: part.id)
     measured = [part for part in ordered if _measured(part)]
     last = measured[-1] if measured else SegmentRecord("")
@@ -132,6 +137,24 @@ def latest(metrics: Mapping[str, Any], *, verdict: object, cause: object) -> dic
     }
 
 
+def segment_records(
+    texts: Mapping[str, Any], on_unreadable: Callable[[str], None]
+) -> Iterator[SegmentRecord]:
+    """Read the totals of segments as trackers keep them: JSON by the segment's id.
+
+    Args:
+        texts: nothing in it is trusted.
+        on_unreadable: takes the id of each segment that is no JSON object.
+    """
+    for segment, text in texts.items():
+        try:
+            totals = dict(json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            on_unreadable(segment)
+        else:
+            yield SegmentRecord.from_totals(segment, totals)
+
+
 def merge(records: Iterable[RunRecord]) -> list[RunRecord]:
     """Make one record of those that tell of one run, in the order the runs started.
 
@@ -143,26 +166,29 @@ def merge(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def number(value: object) -> float | None:
-    """Take a number from a file; an int stays an int."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """Take a number of what can only grow from a file; an int stays an int.
+
+    None for what is no number, negative, not finite, or above 1e40.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if 0 <= value <= _ABSURD else None  # false for NaN
 
 
 def whole(flops: object) -> int | None:
-    """Take a whole number from a file."""
+    """Take a whole number from a file; see `number`."""
     known = number(flops)
     return None if known is None else int(known)
 
 
 def a_verdict(word: object) -> Verdict:
     """Take a verdict from a file only where it is one of ours."""
-    return next((known for known in get_args(Verdict) if known == word), "unknown")
+    return _VERDICTS.get(word, "unknown") if isinstance(word, str) else "unknown"
 
 
 def a_cause(word: object) -> Cause:
     """Take a cause from a file only where it is one of ours."""
-    return next((known for known in get_args(Cause) if known == word), "none")
+    return _CAUSES.get(word, "none") if isinstance(word, str) else "none"
 
 
 def _flops(pfs_days: object) -> int | None:
@@ -198,21 +224,24 @@ def _sum(parts: Sequence[SegmentRecord], total: str) -> Any:
     return sum(values) if values and None not in values else None
 
 
-def _groups(records: Iterable[RunRecord]) -> list[list[RunRecord]]:
+def _groups(records: Iterable[RunRecord]) -> Iterable[list[RunRecord]]:
     groups: dict[int, list[RunRecord]] = {}
     group_of: dict[str, int] = {}
     for position, record in enumerate(records):
         keys = _keys(record)
         # A record may join groups that had nothing in common before.
         joined = sorted({group_of[key] for key in keys if key in group_of})
-        groups[position] = [*(each for old in joined for each in groups.pop(old)), record]
-        for key in (key for each in groups[position] for key in _keys(each)):
-            group_of[key] = position
-    return list(groups.values())
+        before = [each for old in joined for each in groups.pop(old)]
+        groups[position] = [*before, record]
+        for each in before:
+            keys |= _keys(each)
+        group_of.update(dict.fromkeys(keys, position))
+    return groups.values()
 
 
 def _keys(record: RunRecord) -> set[str]:
-    return {record.run_id, *(part.id for part in _parts(record))}
+    parts = _parts(record)
+    return {record.run_id, *[part.id for part in parts]} if parts else {record.run_id}
 
 
 def _parts(record: RunRecord) -> tuple[SegmentRecord, ...]:
@@ -234,8 +263,9 @@ def _merge_run(records: list[RunRecord]) -> RunRecord:
     starts = [record.started for record in records if record.started is not None]
     ended = next((record for record in records if record.status != "unknown"), base)
     facts = {name: _first([*records, base], name) for name in _FACTS}
-    started = min(starts, default=None)
-    return replace(base, **facts, **totals, started=started, status=ended.status, ended=ended.ended)
+    facts["tags"] = {key: text for each in reversed(records) for key, text in each.tags.items()}
+    facts["started"] = min(starts, default=None)
+    return replace(base, **facts, **totals, status=ended.status, ended=ended.ended)
 
 
 def _first(records: Sequence[object], name: str) -> Any:

@@ -1,7 +1,7 @@
 """Where runs are read from: ledgers, receipts, folders of offline W&B runs, and trackers.
 
 A tracker's reader is found by name through the entry-point group `computemeter.sources`; each entry
-is a function `records(source, *, warn) -> list[RunRecord]`.
+is a function `records(source, request, *, warn) -> list[RunRecord]`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from computemeter.ledger_runs import records_from_ledgers
+from computemeter.reading import Request
 from computemeter.receipt import ComputeReceipt, read_receipt
 from computemeter.records import RunRecord
 from computemeter.segments import (
@@ -58,7 +59,37 @@ def records(
     Raises:
         SourceError: for what is no source or cannot be read.
     """
-    return merge(record for source in sources for record in _read(str(source), warn))
+    request = Request()
+    return merge(record for source in sources for record in read(str(source), request, warn=warn))
+
+
+def read(source: str, request: Request, *, warn: Warn) -> list[RunRecord]:
+    """Read the runs of one source; a run that it has twice may be there twice.
+
+    Args:
+        source: see `records`; also a CSV file that `computemeter.trend.csv_files` wrote.
+        request: for readers of trackers and of offline W&B runs; ledgers, receipts and CSV files
+            hold no other runs than metered ones.
+        warn: takes one line for each file, run or value that was left out.
+
+    Raises:
+        SourceError: for what is no source or cannot be read.
+    """
+    tracker = tracker_of(source)
+    if tracker is not None:
+        found: list[RunRecord] = ask_tracker(SOURCES, tracker, source, request, warn=warn)
+        return found
+    if "://" in source:
+        known = ", ".join(f"{scheme}://" for scheme in _TRACKER_OF)
+        raise SourceError(f"{redact(source)}: no tracker that is known here; known are {known}")
+    try:
+        return _read_path(Path(source).expanduser(), request, warn)
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(f"{source}: {error.strerror or describe(error)}") from None
+    except (ValueError, RuntimeError) as error:  # LedgerError, ReceiptError; no home for a "~"
+        raise SourceError(redact(str(error))) from None
 
 
 def tracker_of(uri: str) -> str | None:
@@ -94,46 +125,32 @@ def ask_tracker(group: str, tracker: str, uri: str, *arguments: Any, warn: Warn)
         raise SourceError(f"{redact(uri)}: {describe(error)}") from None
 
 
-def _read(source: str, warn: Warn) -> list[RunRecord]:
-    tracker = tracker_of(source)
-    if tracker is not None:
-        found: list[RunRecord] = ask_tracker(SOURCES, tracker, source, warn=warn)
-        return found
-    if "://" in source:
-        known = ", ".join(f"{scheme}://" for scheme in _TRACKER_OF)
-        raise SourceError(f"{redact(source)}: no tracker that is known here; known are {known}")
-    try:
-        return _read_path(Path(source).expanduser(), warn)
-    except SourceError:
-        raise
-    except OSError as error:
-        raise SourceError(f"{source}: {error.strerror or describe(error)}") from None
-    except (ValueError, RuntimeError) as error:  # LedgerError, ReceiptError; no home for a "~"
-        raise SourceError(redact(str(error))) from None
-
-
-def _read_path(path: Path, warn: Warn) -> list[RunRecord]:
+def _read_path(path: Path, request: Request, warn: Warn) -> list[RunRecord]:
     if not path.exists():
         raise SourceError(f"{path}: there is no such file or folder")
     if path.is_dir():
-        return _read_folder(path, warn)
+        return _read_folder(path, request, warn)
     if path.suffix == ".wandb":
-        return _offline_runs(path, warn)
+        return _offline_runs(path, request, warn)
     if path.suffix == ".json":
         return [_receipt_record(path, read_receipt(path))]
+    if path.suffix == ".csv":
+        from computemeter.trend.csv_files import read_csv
+
+        return read_csv(path, warn=warn)
     return records_from_ledgers([path], warn=warn)
 
 
-def _read_folder(folder: Path, warn: Warn) -> list[RunRecord]:
+def _read_folder(folder: Path, request: Request, warn: Warn) -> list[RunRecord]:
     ledgers, offline = (any(folder.rglob(f"*.{kind}")) for kind in ("jsonl", "wandb"))
     if not ledgers and not offline:
         raise SourceError(f"{folder}: neither a ledger (*.jsonl) nor an offline W&B run in it")
     found = records_from_ledgers([folder], warn=warn) if ledgers else []
-    return [*found, *(_offline_runs(folder, warn) if offline else [])]
+    return [*found, *(_offline_runs(folder, request, warn) if offline else [])]
 
 
-def _offline_runs(path: Path, warn: Warn) -> list[RunRecord]:
-    found: list[RunRecord] = ask_tracker(SOURCES, "wandb", str(path), warn=warn)
+def _offline_runs(path: Path, request: Request, warn: Warn) -> list[RunRecord]:
+    found: list[RunRecord] = ask_tracker(SOURCES, "wandb", str(path), request, warn=warn)
     return found
 
 
@@ -163,6 +180,7 @@ def _receipt_record(path: Path, receipt: ComputeReceipt) -> RunRecord:
         device_name=receipt.device_name,
         device_count=receipt.device_count,
         estimated=False,
+        category=receipt.category,
         **add_up([SegmentRecord.from_totals(receipt.run, totals)]),
     )
     return replace(

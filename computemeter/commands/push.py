@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from computemeter.commands import CommandError
 from computemeter.history import earlier_segments
 from computemeter.ledger import Ledger, LedgerError, LedgerHeader, Progress, read_ledger
-from computemeter.ledger_runs import SegmentFile, segments_by_run
+from computemeter.ledger_runs import SegmentFile, segments_by_run, status_of
 from computemeter.loss_figure import write_figures
 from computemeter.run_tags import ledger_tags
 from computemeter.sinks import Sink, describe, redact
@@ -227,7 +227,8 @@ def _as_it_is_now(file: SegmentFile) -> Ledger:
 def _open(
     tracker: str, to: str, files: Sequence[SegmentFile], run_id: str | None, warn: Say
 ) -> Sink:
-    sink: Sink = ask_tracker(DESTINATIONS, tracker, to, _header(files), run_id, warn=warn)
+    about = _header(files), run_id, status_of(files[-1])
+    sink: Sink = ask_tracker(DESTINATIONS, tracker, to, *about, warn=warn)
     return sink
 
 

@@ -34,10 +34,27 @@ def connect(uri: str, *, may_create: bool = False) -> Any:
     from mlflow import MlflowClient
 
     if uri.startswith(("http://", "https://")):
-        _ask_server(uri)
+        ask_server(uri)
     else:
-        _ask_database(uri, may_create=may_create)
+        ask_database(uri, may_create=may_create)
     return MlflowClient(uri)
+
+
+def as_url(uri: str) -> Any:
+    """Take the URI of a database apart.
+
+    Raises:
+        SQLAlchemyError: it is none.
+    """
+    import sqlalchemy
+
+    return sqlalchemy.make_url(uri)
+
+
+def limits(url: Any) -> dict[str, Any]:
+    """Return the driver's options that bound how long it waits for a database."""
+    waits = url.get_backend_name() in {"postgresql", "mysql"}
+    return {"connect_timeout": _SECONDS_TO_ANSWER} if waits else {}
 
 
 def page_through(search: Any, **arguments: Any) -> Any:
@@ -51,7 +68,22 @@ def page_through(search: Any, **arguments: Any) -> Any:
             return
 
 
-def _ask_server(uri: str) -> None:
+class NotNowError(SourceError):
+    """A server that may answer if it is asked again."""
+
+
+class RefusedError(SourceError):
+    """A server that does not understand the question."""
+
+
+def ask_server(uri: str, endpoint: str = _QUESTION, **body: Any) -> dict[str, Any]:
+    """Ask an MLflow server once and return its answer.
+
+    Raises:
+        NotNowError: it does not answer, or not now.
+        RefusedError: it answers with an error that stays.
+        SourceError: it needs a login, or is not MLflow's.
+    """
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
@@ -59,31 +91,38 @@ def _ask_server(uri: str) -> None:
     try:
         answer = http_request(
             get_default_host_creds(uri),
-            _QUESTION,
+            endpoint,
             "POST",
-            json={"max_results": 1},
+            json={"max_results": 1, **body},
             max_retries=0,
             raise_on_status=False,
             timeout=_SECONDS_TO_ANSWER,
         )
     except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer
-        raise SourceError(f"{shown} does not answer: {describe(_root(error))}") from None
+        raise NotNowError(f"{shown} does not answer: {describe(_root(error))}") from None
     status = answer.status_code
     if status in {401, 403}:
         raise SourceError(f"{shown} needs a login (it answered {status}): {_LOGIN}")
     if status != 200:
-        raise SourceError(f"{shown} answered {status} {answer.reason}, where MLflow answers 200")
-    if not answer.text.lstrip().startswith("{"):
+        passing = status == 429 or status >= 500
+        kind = NotNowError if passing else RefusedError
+        raise kind(f"{shown} answered {status} {answer.reason}, where MLflow answers 200")
+    try:
+        found = answer.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
         raise SourceError(f"{shown} answers, but not as an MLflow server does")
+    return found
 
 
-def _ask_database(uri: str, *, may_create: bool) -> None:
-    import sqlalchemy
+def ask_database(uri: str, *, may_create: bool = False) -> None:
+    """See that a database opens and is MLflow's; see `connect`."""
     from sqlalchemy.exc import SQLAlchemyError
 
     shown = redact(uri)
     try:
-        url = sqlalchemy.make_url(uri)
+        url = as_url(uri)
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
             if may_create and url.database:
                 return
@@ -98,9 +137,7 @@ def _ask_database(uri: str, *, may_create: bool) -> None:
 def _tables(url: Any) -> set[str]:
     import sqlalchemy
 
-    waits = url.get_backend_name() in {"postgresql", "mysql"}
-    limit = {"connect_timeout": _SECONDS_TO_ANSWER} if waits else {}
-    engine = sqlalchemy.create_engine(url, connect_args=limit)
+    engine = sqlalchemy.create_engine(url, connect_args=limits(url))
     try:
         return set(sqlalchemy.inspect(engine).get_table_names())
     finally:

@@ -16,7 +16,12 @@ _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
 def open_run(
-    uri: str, header: LedgerHeader, run_id: str | None, *, warn: Callable[[str], None]
+    uri: str,
+    header: LedgerHeader,
+    run_id: str | None,
+    _status: str = "unknown",
+    *,
+    warn: Callable[[str], None],
 ) -> MLflowSink:
     """Open the run that a ledger belongs to.
 

@@ -341,7 +341,8 @@ def test_nothing_there(tmp_path):
     assert refused(tmp_path / "none").endswith("none: No such file or directory\n")
     assert "there is no compute_receipt.json with it, and no ledger is there" in refused(tmp_path)
     (tmp_path / "model.bin").touch()
-    assert "model.bin: there is no compute_receipt.json" in refused(tmp_path / "model.bin", "--json")
+    said = refused(tmp_path / "model.bin", "--json")
+    assert "model.bin: there is no compute_receipt.json" in said
 
 
 def test_a_damaged_receipt(tmp_path):

@@ -62,7 +62,7 @@ def test_one_state_of_a_segment_told_twice_is_what_either_knows():
 
 def test_a_run_without_segments_is_taken_as_it_is():
     facts = dict.fromkeys(RunRecord.__dataclass_fields__)
-    plain = RunRecord(**{**facts, "run_id": "a", "spent_flops": 7, "segments": 1, "status": "x"})
+    plain = RunRecord(**{**facts, "run_id": "a", "spent_flops": 7, "segments": 1, "tags": {}})
     assert merge([plain]) == [plain]
     # Segments say more than totals: 3 steps of a PF each.
     (merged,) = merge([plain, run("a", ("seg-1", 3))])

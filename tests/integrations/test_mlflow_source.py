@@ -10,8 +10,8 @@ from ledgers import header, totals, write
 mlflow = pytest.importorskip("mlflow")
 
 from computemeter.sources import SourceError, records  # noqa: E402 - after the check for mlflow
-from computemeter_mlflow import MLflowSink, _source  # noqa: E402
-from computemeter_mlflow._source import _url  # noqa: E402
+from computemeter_mlflow import MLflowSink, _source, _sql  # noqa: E402
+from computemeter_mlflow._stored import page_of  # noqa: E402
 
 SOON = 30.0
 
@@ -139,10 +139,11 @@ def test_totals_that_cannot_be_read_cost_their_segment_alone(uri, client, experi
     assert all(run_id in warning for warning in warnings)
 
 
-def test_runs_come_page_by_page_from_every_experiment_and_no_history_is_asked_for(
-    uri, client, experiment, monkeypatch
+@pytest.mark.parametrize("directly", [True, False])
+def test_runs_come_in_lots_from_every_experiment_and_no_history_is_asked_for(
+    uri, client, experiment, monkeypatch, directly
 ):
-    other = client.create_experiment("another")
+    other = client.create_experiment(f"another {directly}")
     made = [make(client, place, {f"s{n}": totals()}) for n, place in enumerate([experiment] * 3)]
     made += [make(client, other, {"s9": totals()})]
 
@@ -152,15 +153,18 @@ def test_runs_come_page_by_page_from_every_experiment_and_no_history_is_asked_fo
     monkeypatch.setattr(mlflow.MlflowClient, "get_metric_history", refuse)
     monkeypatch.setattr(mlflow.MlflowClient, "get_run", refuse)
     monkeypatch.setattr(_source, "_RUNS_IN_A_PAGE", 2)
+    monkeypatch.setattr(_sql, "_RUNS_AT_ONCE", 2)
+    if not directly:
+        monkeypatch.setattr(_sql, "known_versions", frozenset)
     assert {record.run_id for record in records([uri])} == set(made)
     client.delete_experiment(other)
 
 
 def test_the_page_of_a_run_is_without_credentials():
-    assert _url("https://ann:p%40ss@host:5000/mlflow/?token=x", "7", "abc") == (
+    assert page_of("https://ann:p%40ss@host:5000/mlflow/?token=x", "7", "abc") == (
         "https://host:5000/mlflow/#/experiments/7/runs/abc"
     )
-    assert _url("sqlite:///mlflow.db", "7", "abc") is None
+    assert page_of("sqlite:///mlflow.db", "7", "abc") is None
 
 
 @pytest.fixture

@@ -1,0 +1,154 @@
+"""The cache: gives back what it was given, and whatever is wrong with a file, it is thrown away."""
+
+import multiprocessing
+import os
+import stat
+import time
+
+import pytest
+from team_runs import run, segmented
+
+from computemeter.trend import cache as caching
+from computemeter.trend.cache import RunCache
+
+SOURCE = "http://ann:s3cret@host:5000"
+
+
+def cache(folder, source=SOURCE, options=""):
+    return RunCache(source, options, folder=folder)
+
+
+def filled(folder, *runs, at=None):
+    memory = cache(folder)
+    for each in runs:
+        memory.remember(each.run_id, f"stamp of {each.run_id}", each)
+    memory.completed(time.time() if at is None else at, None)
+    memory.save()
+    return memory
+
+
+def test_runs_and_reasons_come_back_as_they_were(tmp_path):
+    big = run("a", run_flops=12_345_678_901_234_567_890_123_457, ratio=0.1 + 0.2, name="caf\udce9")
+    memory = filled(tmp_path, big, segmented())
+    memory.remember("c", "stamp", "no device")
+    memory.save()
+    again = cache(tmp_path)
+    assert again.stamps() == {"a": "stamp of a", "b": "stamp of b", "c": "stamp"}
+    assert again.recall(["a", "c", "b"]) == [big, "no device", segmented()]
+    assert again.read_at(None) == memory.read_at(None)
+
+
+def test_a_run_that_is_forgotten_or_changed_is(tmp_path):
+    filled(tmp_path, run("a"), run("b"))
+    memory = cache(tmp_path)
+    memory.forget(["a", "never seen"])
+    memory.remember("b", "later", run("b", run_flops=7))
+    memory.save()
+    assert cache(tmp_path).stamps() == {"b": "later"}
+    assert cache(tmp_path).recall(["b"])[0].run_flops == 7
+
+
+def test_sources_and_options_have_caches_of_their_own_and_no_password_is_kept(tmp_path):
+    filled(tmp_path, run())
+    assert cache(tmp_path, "http://host:5000").stamps() == {}
+    assert cache(tmp_path, options="4xA100").stamps() == {}
+    assert cache(tmp_path, "http://ann:another@host:5000").stamps()  # as it is shown
+    (path,) = tmp_path.iterdir()
+    assert b"s3cret" not in path.read_bytes()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_relative_database_is_another_in_another_folder(tmp_path, monkeypatch):
+    paths = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        paths.add(cache(tmp_path, "sqlite:///mlflow.db").path)
+    assert len(paths) == 2
+
+
+def test_a_reading_since_a_day_is_none_of_earlier_runs(tmp_path):
+    memory = cache(tmp_path)
+    memory.completed(time.time(), 1000.0)
+    memory.save()
+    again = cache(tmp_path)
+    assert again.read_at(None) is again.read_at(999.0) is None
+    assert again.read_at(1000.0) == again.read_at(2000.0) == memory.read_at(1000.0)
+
+
+def test_after_a_week_everything_is_read_again(tmp_path, monkeypatch):
+    filled(tmp_path, run(), at=time.time() - caching.KEPT_SECONDS + 60)
+    assert cache(tmp_path).stamps()
+    filled(tmp_path, run())  # a later reading makes what is there no younger
+    later = time.time() + 120
+    monkeypatch.setattr(caching.time, "time", lambda: later)
+    assert cache(tmp_path).stamps() == {}
+
+
+def damage_none(path):
+    path.write_bytes(b"")
+
+
+def damage_other(path):
+    path.write_bytes(b"hello, no database at all" * 99)
+
+
+def damage_torn(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def damage_flipped(path):
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"1000000000000000000")] = ord("9")  # 1e18 FLOP become 9e18
+    path.write_bytes(data)
+
+
+def damage_clock(path):
+    path.unlink()
+    filled(path.parent, run("later"), at=time.time() + 9999)
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_none, damage_other, damage_torn, damage_flipped, damage_clock]
+)
+def test_a_damaged_file_is_thrown_away(tmp_path, damage):
+    path = filled(tmp_path, *[run(str(n)) for n in range(50)]).path
+    damage(path)
+    memory = cache(tmp_path)
+    assert (memory.stamps(), memory.read_at(None)) == ({}, None)
+    memory.remember("new", "stamp", run("new"))
+    memory.completed(time.time(), None)
+    memory.save()
+    assert cache(tmp_path).recall(["new"]) == [run("new")]
+    assert set(cache(tmp_path).stamps()) == {"new"}
+
+
+def test_files_that_nobody_uses_any_more_are_removed(tmp_path):
+    old = tmp_path / "old.sqlite"
+    old.touch()
+    os.utime(old, (0, 0))
+    path = filled(tmp_path, run()).path
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path):
+    (tmp_path / "file").touch()
+    memory = cache(tmp_path / "file")
+    with pytest.raises(OSError, match="file"):
+        memory.save()
+
+
+def _fill(folder, name):
+    for n in range(20):
+        filled(folder, *[run(f"{name}-{n}-{each}") for each in range(20)])
+
+
+def test_two_processes_at_once_damage_nothing(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_fill, args=(tmp_path, name)) for name in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(cache(tmp_path).stamps()) == 2 * 20 * 20
