@@ -6,7 +6,7 @@ What a command does is in `computemeter.commands`, one module each, imported whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -89,27 +89,64 @@ def doctor_command(
 
 @app.command(
     "report",
-    short_help="What a run's weights cost, as a block for its model card.",
+    short_help="What a compute disclosure of a run or a model needs; a block for its model card.",
     epilog="Example: computemeter report checkpoints/last.ckpt --card",
 )
 def report_command(
-    path: Annotated[
-        str,
-        typer.Argument(help="A receipt, a checkpoint or folder with one, or a ledger."),
-    ],
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            show_default=False,
+            help="A receipt, a checkpoint or folder with one, or a ledger; with --source a run id.",
+        ),
+    ] = None,
     *,
-    card: Annotated[  # noqa: ARG001 - there is no other form yet
-        bool, typer.Option("--card", help="A block of Markdown for a model card, the default.")
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE", help="Where the run with this id is: what `computemeter runs` takes."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="A model of several runs, base models and figures given by hand.",
+        ),
+    ] = None,
+    planned_steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="STEPS", help="Training steps that are to be in the weights."),
+    ] = None,
+    form: Annotated[
+        Literal["md", "json"], typer.Option("--format", help="Markdown, or JSON for programs.")
+    ] = "md",
+    card: Annotated[
+        bool, typer.Option("--card", help="Only a block of Markdown for a model card.")
     ] = False,
-    as_json: Json = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="As --format json; with --card the receipt itself.")
+    ] = False,
 ) -> None:
-    """Print the compute of a run: by both methods, spent and with its base model.
+    """Print the compute of a run or a model: by both methods, with errors, bases and thresholds.
 
-    It is read from the run's compute_receipt.json, else added up from its ledgers.
+    A run is read from its compute_receipt.json and its ledgers. A model's file is described in
+    docs/disclosure.md. What is printed is a draft, not legal advice.
     """
-    from computemeter.commands.report import report
+    from computemeter.commands.report import model_card, report
 
-    _print(lambda: report(path, as_json=as_json))
+    if card and (run is None or source or model or planned_steps or form != "md"):
+        raise typer.BadParameter("--card wants a receipt, checkpoint or ledger, and only --json")
+    if card:
+        _print(lambda: model_card(run or "", as_json=as_json))
+        return
+    chosen: Literal["md", "json"] = "json" if as_json else form
+    _print(
+        lambda: report(
+            run, sources=source or (), model=model, planned_steps=planned_steps, form=chosen
+        )
+    )
 
 
 @app.command(
@@ -173,6 +210,122 @@ def push_command(
     from computemeter.commands.push import push
 
     _print(lambda: push(ledgers, to=to, run_id=run_id, timeout=timeout, say=typer.echo, warn=_warn))
+
+
+@app.command(
+    "trend",
+    short_help="A team's runs over time: the fitted doubling time, on a page or in a picture.",
+    epilog="Example: computemeter trend sqlite:///mlflow.db wandb://entity/project -o trend.html",
+)
+def trend_command(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="Ledgers, receipts, CSV files, folders of ledgers or offline W&B runs, and URIs: "
+            "sqlite:///FILE, postgresql://..., https://HOST (MLflow), wandb://ENTITY/PROJECT.",
+        ),
+    ],
+    *,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            show_default="trend.html",
+            help="A page (.html) that works with no network, or a picture (.png, .svg).",
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="Runs from a day on (2026-01-31), or of the last 90d."),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="One user's runs.")] = None,
+    project: Annotated[str | None, typer.Option(help="One project's runs.")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Runs with this tag; may be repeated."),
+    ] = None,
+    frontier: Annotated[
+        str,
+        typer.Option(
+            help="Which runs are fitted: all, records, top-3 (or another number), "
+            "largest-per-month, -quarter or -year.",
+        ),
+    ] = "largest-per-month",
+    include_estimated: Annotated[
+        bool,
+        typer.Option("--include-estimated", help="Fit also runs that no meter watched."),
+    ] = False,
+    assume_device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEVICE", help="What unmetered runs ran on that do not say it: 4xA100."
+        ),
+    ] = None,
+    appendix: Annotated[
+        bool,
+        typer.Option(
+            "--appendix", help="Begin with the published results and eras of AI and compute, 2018."
+        ),
+    ] = False,
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds", help="Begin with the lines of 1e23, 1e25, 1e26 FLOP.")
+    ] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Published models, a CSV file in the form of Epoch AI's."
+        ),
+    ] = None,
+    curve: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            show_default="the largest",
+            help="Name or id of a run whose loss is drawn against its compute; may be repeated.",
+        ),
+    ] = None,
+    title: Annotated[
+        str, typer.Option(help="Of the page or picture.")
+    ] = "Compute per training run",
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the runs as a table, too.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the resamples behind the interval.")] = 0,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Read again only what changed.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Collect runs, fit how fast compute per run grows, and draw it.
+
+    The fit is on the largest run of each month unless --frontier says otherwise; runs that claim
+    more than their devices could do are in no fit. Unmetered runs are drawn hollow, by GPU time.
+    """
+    from computemeter.commands.trend import Wishes, trend
+
+    wishes = Wishes(
+        output=output,
+        csv=csv,
+        as_json=as_json,
+        since=since,
+        user=user,
+        project=project,
+        tags=tag or (),
+        assume_device=assume_device,
+        frontier=frontier,
+        include_estimated=include_estimated,
+        seed=seed,
+        cache=cache,
+        appendix=appendix,
+        thresholds=thresholds,
+        reference=reference,
+        curves=curve or (),
+        title=title,
+    )
+    _print(lambda: trend(sources, wishes, warn=_warn))
 
 
 def _warn(message: str) -> None:
