@@ -359,7 +359,9 @@ class Meter:
         # At a checkpoint all ranks meet; between logging steps nobody waits for anybody.
         self.failures.call(self._exchange, WAIT_LOGGING if sync else 0.0)
         if self._journal is not None and self._place.writes:
-            now = take_snapshot(self._read(), self._last, step=self._steps, time=time.time())
+            # The tracker's step, which is not this segment's count of steps.
+            step = self._last.step if self._last else 0
+            now = take_snapshot(self._read(), self._last, step=step, time=time.time())
             self._journal.keep(now, sync=sync)
 
     def _book_step(self, batch: Any, facts: Hashable, seconds: float) -> bool:

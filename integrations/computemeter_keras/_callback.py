@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -72,7 +73,7 @@ class ComputeMeter(keras.callbacks.Callback):
             raise ValueError(f"log_to_history={log_to_history!r}: accepted are True and False")
         self._log_to_history = log_to_history
         # Each fit has a meter of its own: what is read from outside is read once, now.
-        read = {name: getattr(checked, name) for name in ("peak_flops", "trackers")}
+        read = {name: getattr(checked, name) for name in ("base_model", "peak_flops", "trackers")}
         self._options: Any = {**options, **{name: read[name] for name in read if name in options}}
         self.failures = Failures()
         self._meter = Meter(**self._options)
@@ -113,6 +114,9 @@ class ComputeMeter(keras.callbacks.Callback):
             for x, y in batches:
                 model.train_on_batch(x, y)
         """
+        if self._meter.off:
+            yield
+            return
         self.failures.call(model.make_train_function)
         self.set_model(model)
         self.on_train_begin()
@@ -133,6 +137,8 @@ class ComputeMeter(keras.callbacks.Callback):
     @guarded
     def on_train_begin(self, logs: Any = None) -> None:
         """Begin a segment: a fresh meter, the model's train function wrapped."""
+        if self._meter.off:
+            return
         self._end("failed")  # a fit that raised has not said that it ended
         model, callbacks = self._model, _callback_list(self)
         same = self._trained is not None and self._trained() is model
@@ -167,12 +173,12 @@ class ComputeMeter(keras.callbacks.Callback):
             return
         self._fit.settle()
         if self._every is None:
-            self._log(self._epoch, logs)
+            self.failures.call(self._log, self._epoch, logs)
         self._epoch += 1
         if self._log_to_history and logs is not None and self._snapshot is not None:
             metrics = self._snapshot.metrics
             logs.update({name: metrics[name] for name in metrics if name != "compute/loss"})
-        self._resume.write(self._state())
+        self._keep(self._resume.write)
 
     @guarded
     def on_train_end(self, logs: Any = None) -> None:
@@ -214,12 +220,14 @@ class ComputeMeter(keras.callbacks.Callback):
             model,
             settle=backend.settle,
             executed=self._after_call,
+            saving=self._saving,
             saved=self._saved,
             ended=self._end,
         )
         self._fit = fit
         fit.wrap(partial(backend.metered, fit=fit))
         self._meter.metering = True
+        self.failures.call(self._keep, self._resume.begin)
         if callbacks is not None:
             # A fit that raises tells nobody, but its list of callbacks goes with it.
             finalize(callbacks, _abandon, ref(self), ref(fit))
@@ -231,8 +239,10 @@ class ComputeMeter(keras.callbacks.Callback):
         fit.unwrap()
         step = self._epoch if self._every is None else self._steps_so_far()
         self.failures.call(self._log_rest, step)
-        self.failures.call(self._meter.close, status, step)
-        self.failures.call(lambda: self._resume.end(self._state(), finished=status == "finished"))
+        # It may have been taken away since.
+        checkpoints = self.failures.call(_local_folder, self._resume.checkpoints)
+        self.failures.call(self._meter.close, status, step, checkpoints)
+        self.failures.call(self._keep, partial(self._resume.end, finished=status == "finished"))
 
     def _after_call(self, logs: Any) -> None:
         """Log, if that is done by batches; one call may have been several of them."""
@@ -251,12 +261,21 @@ class ComputeMeter(keras.callbacks.Callback):
         loss = logs.get("loss") if isinstance(logs, Mapping) else None
         self._snapshot = self._meter.log(step, None if loss is None else float(loss))
 
+    def _keep(self, write: Callable[[dict[str, Any]], object]) -> None:
+        write(self._state())
+
+    def _saving(self, path: object) -> None:
+        if self._resume.is_backup(path):
+            self._keep(self._resume.backing_up)
+
     def _saved(self, path: object) -> None:
         if self._resume.is_backup(path):
-            self._resume.write(self._state(), backed_up=True)
+            self._keep(self._resume.backed_up)
+        else:
+            self._resume.checkpoints = _local_folder(path) or self._resume.checkpoints
 
     def _steps_logged(self) -> int:
-        return 0 if self._snapshot is None else self._snapshot.steps
+        return 0 if self._snapshot is None else self._snapshot.totals.steps
 
     def _steps_so_far(self) -> int:
         return self._steps_before + self._meter.steps
@@ -284,6 +303,16 @@ def _batches_between(log_freq: Any) -> int | None:
     except ValueError:
         raise ValueError(f"log_freq={log_freq!r}: accepted are {_LOG_FREQS}") from None
     return int(log_freq)
+
+
+def _local_folder(path: object) -> Path | None:
+    """Return the folder that a model was saved in, or as; None where it is none of this host's."""
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    saved = Path(path).absolute()
+    if saved.is_dir():
+        return saved
+    return saved.parent if saved.exists() else None
 
 
 def _callback_list(callback: object) -> Any:

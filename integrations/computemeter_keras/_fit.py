@@ -24,7 +24,8 @@ class Fit:
         model: that is trained.
         settle: waits for the steps that the host has left behind it.
         executed: called with the logs of each call of the train function.
-        saved: called with where the model or its weights have been saved.
+        saving: called with where the model or its weights are going to be saved.
+        saved: called with where they have been saved.
         ended: called with the status when the training has failed.
 
     Attributes:
@@ -41,12 +42,14 @@ class Fit:
         *,
         settle: Callable[[], object],
         executed: Callable[[Any], object],
+        saving: Callable[[object], object],
         saved: Callable[[object], object],
         ended: Callable[[str], object],
     ) -> None:
         self._meter, self._model = meter, model
         self._settle = settle
-        self._executed, self._saved, self._ended = executed, saved, ended
+        self._executed, self._ended = executed, ended
+        self._saving, self._saved = saving, saved
         self.safely = meter.failures.call
         self._patches, self._train_function = Patches(), Patches()
         self._remade = 0
@@ -121,7 +124,7 @@ class Fit:
     def end(self) -> None:
         """End the step that has begun, if one has."""
         self.safely(self._meter.end_step)
-        self._meter.ensure_off()
+        self.safely(self._meter.ensure_off)
 
     def begin_execution(self) -> None:
         """Begin a call that runs several steps."""
@@ -202,7 +205,7 @@ class Fit:
 
     def _fail(self, error: BaseException) -> None:
         self.safely(self._meter.break_off, error)
-        self._meter.ensure_off()
+        self.safely(self._meter.ensure_off)
         if type(error).__name__ != "OutOfRangeError":  # TensorFlow's way to end the data
             interrupted = isinstance(error, KeyboardInterrupt)
             self.safely(self._ended, "interrupted" if interrupted else "failed")
@@ -212,12 +215,15 @@ class Fit:
         def left_out(*args: Any, **kwargs: Any) -> Any:
             self.settle()
             self.safely(self._meter.leave_out, "checkpoint" if saves else "validation")
+            path = kwargs.get("filepath", args[0] if args else None)
             try:
+                if saves:
+                    self.safely(self._saving, path)
                 result = call(*args, **kwargs)
+                if saves:
+                    self.safely(self._saved, path)
             finally:
                 self.safely(self._meter.take_back)
-            if saves:
-                self.safely(self._saved, kwargs.get("filepath", args[0] if args else None))
             return result
 
         return left_out

@@ -51,7 +51,7 @@ class KerasModel:
             batches = _Watched(iterator, fit)
             self._results, state = call(state, batches)
             fit.end()
-            self.device_clock.dispatched(batches.began, self._results)
+            fit.safely(self.device_clock.dispatched, batches.began, self._results)
             return self._results, state
 
         return train_function

@@ -233,7 +233,7 @@ def test_the_active_mlflow_run_gets_every_value_once(mlflow, tmp_path):
     assert data.tags["computemeter.verdict"] == summary.verdict
     assert data.tags["computemeter.cause"] == summary.cause
     assert summary.device_name in data.tags["computemeter.device"]
-    ledgers = [read_ledger(path) for path in sorted((tmp_path / "ledger").iterdir())]
+    ledgers = [read_ledger(path) for path in sorted((tmp_path / "ledger").glob("*.jsonl"))]
     # One segment for each fit; the second goes on from the first.
     assert [each.header.run for each in ledgers] == [run_id, run_id]
     assert [each.header.parent for each in ledgers] == [None, ledgers[0].header.segment]
@@ -304,7 +304,7 @@ def test_the_ledger_has_everything(tmp_path):
     meter = quiet_meter(trackers=[tracker], ledger=tmp_path / "ledger", log_freq=3, team="t")
     model = net()
     fit(model, meter)
-    (path,) = (tmp_path / "ledger").iterdir()
+    (path,) = (tmp_path / "ledger").glob("*.jsonl")
     ledger = read_ledger(path)
     assert [(each.step, dict(each.metrics)) for each in ledger.progress] == tracker.rows
     assert [each.totals["model_flops"] for each in ledger.progress] == [3 * FLOPS, 4 * FLOPS]
@@ -368,11 +368,12 @@ def test_a_metered_fit_imports_no_other_framework_makes_no_noise_and_writes_a_le
     assert result.returncode == 0, result.stderr
     assert result.stdout == "new:\n"
     assert "computemeter" not in result.stderr
-    (path,) = (tmp_path / "compute_ledger").iterdir()
+    (path,) = (tmp_path / "compute_ledger").glob("*.jsonl")
     ledger = read_ledger(path)
     assert ledger.status == "finished"
     assert dict(ledger.header.trackers) == {}
-    assert [each.step for each in ledger.progress] == [0]
+    # The backup at the end of the epoch, and the epoch.
+    assert [(each.step, bool(each.metrics)) for each in ledger.progress] == [(4, False), (0, True)]
 
 
 class Hands:

@@ -8,78 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
-import numpy as np
 import pytest
-from small_runs import BATCH, CLASSES, FLOPS_PER_EXAMPLE, HIDDEN, INPUTS
+from keras_job import FLOPS, Crash, Job, fit, ledgers_in, logged, net, totals
 
 from computemeter.keras import ComputeMeter
-from computemeter.ledger import read_ledger
-
-FLOPS = BATCH * FLOPS_PER_EXAMPLE
-"""Of one step; an epoch has 4."""
-
-
-class Crash(keras.callbacks.Callback):
-    """Ends the training after a batch, both counted from 0."""
-
-    def __init__(self, epoch, batch, how=None):
-        super().__init__()
-        self._at, self._epoch, self._how = (epoch, batch), 0, how
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if (self._epoch, batch) == self._at:
-            if self._how is not None:
-                self._how()
-            raise RuntimeError("crashed")
-
-
-def net():
-    keras.utils.set_random_seed(0)
-    layers = keras.layers
-    model = keras.Sequential(
-        [keras.Input((INPUTS,)), layers.Dense(HIDDEN, "relu"), layers.Dense(CLASSES)]
-    )
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    return model
-
-
-def fit(model, *callbacks, epochs=4):
-    """Fit; say whether it went well. What it raised is let go of, as when a process ends."""
-    random = np.random.default_rng(0)
-    inputs = random.normal(size=(4 * BATCH, INPUTS)).astype("float32")
-    labels = random.integers(0, CLASSES, 4 * BATCH)
-    quiet = {"batch_size": BATCH, "epochs": epochs, "verbose": 0}
-    try:
-        model.fit(inputs, labels, callbacks=list(callbacks), **quiet)
-    except RuntimeError:
-        return False
-    return True
-
-
-class Job:
-    """One job, launched again and again: nothing is kept but the files."""
-
-    def __init__(self, folder, **backup):
-        self.folder, self._backup = folder, backup
-        self.state_file = folder / "backup.computemeter.json"
-
-    def launch(self, *more, first="backup", epochs=4, **options):
-        meter = ComputeMeter(**{"ledger": self.folder / "ledger", "verbose": 0, **options})
-        backup = keras.callbacks.BackupAndRestore(str(self.folder / "backup"), **self._backup)
-        both = [backup, meter] if first == "backup" else [meter, backup]
-        self.went_well = fit(net(), *both, *more, epochs=epochs)
-        return meter
-
-    def ledgers(self):
-        return [read_ledger(path) for path in sorted((self.folder / "ledger").iterdir())]
-
-    def files(self):
-        return sorted(path.name for path in self.folder.iterdir())
+from computemeter_keras._resume import ResumeFile
 
 
 @pytest.fixture
@@ -91,13 +27,6 @@ def job(tmp_path):
 def elsewhere(tmp_path, monkeypatch):
     """Nothing is written into the checkout."""
     monkeypatch.chdir(tmp_path)
-
-
-def totals(meter):
-    """Return run and spent compute, in steps."""
-    summary = meter.summary()
-    assert (summary.run_flops % FLOPS, summary.spent_flops % FLOPS) == (0, 0)
-    return summary.run_flops // FLOPS, summary.spent_flops // FLOPS
 
 
 # Where the crash is after 10 steps: 2 epochs of 4, and 2 batches.
@@ -131,11 +60,11 @@ def test_a_resumed_fit_carries_its_totals_on(tmp_path, first, save_freq, run):
     assert (before.header.parent, after.header.parent) == (None, before.header.segment)
     assert before.header.run == after.header.run == before.header.segment
     # The end of epochs 0 and 1, the crash in 2, and the ends of 2 and 3.
-    assert [each.step for each in before.progress] == [0, 1, 2]
-    assert [each.step for each in after.progress] == [2, 3]
+    assert [each.step for each in logged(before)] == [0, 1, 2]
+    assert [each.step for each in logged(after)] == [2, 3]
     assert after.last_totals["run_flops"] == run * FLOPS
     assert after.last_totals["spent_flops"] == 18 * FLOPS
-    assert after.progress[0].metrics["compute/flops"] == (run - 4) * FLOPS
+    assert logged(after)[0].metrics["compute/flops"] == (run - 4) * FLOPS
     assert meter.summary().warnings == ()
 
 
@@ -153,7 +82,7 @@ def test_two_crashes(job):
 def test_steps_go_on_where_the_backup_was_made(job):
     job.launch(Crash(*CRASH), log_freq=4)
     job.launch(log_freq=4)
-    steps = [[each.step for each in ledger.progress] for ledger in job.ledgers()]
+    steps = [[each.step for each in logged(ledger)] for ledger in job.ledgers()]
     # The crash after step 10 is logged too; the backup has 8.
     assert steps == [[4, 8, 10], [12, 16]]
 
@@ -162,26 +91,28 @@ _SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 
-sys.path[:0] = sys.argv[1:3]
-import test_resume
+sys.path.insert(0, sys.argv[1])
+from keras_job import Crash, Job
 
-job = test_resume.Job(Path(sys.argv[3]), save_freq=eval(sys.argv[4]))
-job.launch(test_resume.Crash(2, 1, how=lambda: os.kill(os.getpid(), signal.SIGKILL)))
+job = Job(Path(sys.argv[2]), save_freq=eval(sys.argv[3]))
+job.launch(Crash(*eval(sys.argv[4]), how=lambda: os.kill(os.getpid(), signal.SIGKILL)))
 """
 
 
 @pytest.mark.parametrize(
-    ("save_freq", "run", "spent"),
+    ("save_freq", "crash", "run", "spent"),
     [
-        # Last written at the end of epoch 1: 8 steps, and the backup has as many.
-        ("epoch", 8 + 8, 8 + 8),
-        # Last written with the backup of step 9.
-        (3, 9 + 8, 9 + 8),
+        # The ledger has the 8 steps of the last logging step, and the backup has as many.
+        pytest.param("epoch", CRASH, 8 + 8, 8 + 8, marks=pytest.mark.slow),
+        # The ledger was last written before the backup of step 9.
+        (3, CRASH, 9 + 8, 9 + 8),
+        # Before the first backup and logging step: nothing but that it is the same run.
+        ("epoch", (0, 1), 16, 16),
     ],
 )
-def test_a_fit_that_was_killed_is_resumed(tmp_path, save_freq, run, spent):
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", _SCRIPT, here, here.parent, tmp_path, repr(save_freq)]
+def test_a_fit_that_was_killed_is_resumed(tmp_path, save_freq, crash, run, spent):
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-c", _SCRIPT, tests, tmp_path, repr(save_freq), repr(crash)]
     killed = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     job = Job(tmp_path, save_freq=save_freq)
@@ -254,9 +185,19 @@ def test_a_crash_before_the_first_backup_was_for_nothing(job):
     assert totals(meter) == (16, 3 + 16)
     before, after = job.ledgers()
     assert (after.header.run, after.header.parent) == (before.header.run, before.header.segment)
-    assert [each.metrics["compute/flops"] for each in after.progress] == [
+    assert [each.metrics["compute/flops"] for each in logged(after)] == [
         epochs * 4 * FLOPS for epochs in (1, 2, 3, 4)
     ]
+
+
+def test_a_backup_on_another_host_is_said_to_carry_nothing(tmp_path):
+    backup = SimpleNamespace(backup_dir="gs://bucket/backup", _weights_path="gs://bucket/weights")
+    file = ResumeFile(backup)
+    assert file.read() is None
+    with pytest.raises(OSError, match="the compute of a resumed fit is counted from there on"):
+        file.begin({})
+    file.end({}, finished=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_its_backup_it_is_another_run(job):
@@ -309,7 +250,7 @@ def test_one_meter_and_one_model_fitted_twice_are_one_run(tmp_path):
     # The model kept what the crash did not take: 4 steps, 2, and 4.
     assert totals(meter) == (10, 10)
     assert meter.summary().model_flops == 4 * FLOPS
-    first, second, third = [read_ledger(path) for path in sorted((tmp_path / "ledger").iterdir())]
+    first, second, third = ledgers_in(tmp_path / "ledger")
     assert second.header.parent == first.header.segment
     assert third.header.parent == second.header.segment
     assert [each.status for each in (first, second, third)] == ["finished", "failed", "finished"]
@@ -330,7 +271,7 @@ def test_a_state_can_be_kept_by_hand(tmp_path):
     second.load_state_dict(state)
     fit(net(), second, epochs=1)
     assert totals(second) == (8, 8)
-    before, after = [read_ledger(path) for path in sorted((tmp_path / "ledger").iterdir())]
+    before, after = ledgers_in(tmp_path / "ledger")
     assert (after.header.run, after.header.parent) == (before.header.run, before.header.segment)
     assert [each.step for each in after.progress] == [5, 6, 7, 8]
     # It is for one fit: another model's is another run.
