@@ -224,7 +224,8 @@ class Meter:
     def _handed_on(self) -> Carried:
         reading, journal, carried = self._read(), self._journal, self._carried
         segments = dict(carried.segments)
-        if journal:
+        # Before its first step a segment's peak is not known; nothing is lost without it.
+        if journal and (reading.totals.steps or reading.added_flops):
             segments[journal.segment] = segment_totals(reading, judge_run(reading))
         if self.off:
             segments["disabled"] = SegmentTotals()  # nobody knows what it burns

@@ -108,10 +108,10 @@ class Reading:
     @property
     def gpu_time_flops(self) -> int | None:
         """Method 2 over this segment."""
-        if self.training_seconds <= 0:
-            return 0
         if self.peak_flops is None:
             return None
+        if self.training_seconds <= 0:
+            return 0
         return flops_from_gpu_time(
             self.device_count, self.training_seconds, self.peak_flops, self.assumed_utilization
         )

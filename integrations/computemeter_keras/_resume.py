@@ -102,11 +102,7 @@ class ResumeFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._backed_up is None and self._weights and Path(self._weights).exists():
             self._backed_up, self._mark = dict(state), _mark_restored(self._weights)
-        # Of a segment without a step nothing is known, but that it was there.
-        segments = {name: state["segments"][name] for name in state["segments"]}
-        if not segments[state["parent"]]["steps"]:
-            del segments[state["parent"]]
-        self.write({**state, "segments": segments})
+        self.write(state)
 
     def is_backup(self, path: object) -> bool:
         """Say whether a file that weights are saved to is the model's backup."""
