@@ -32,6 +32,10 @@ _NOT_KERAS_3 = (
     "this model is {}'s and not Keras 3's: it trains on, unmetered; "
     "computemeter.keras takes models of the package keras, version 3"
 )
+_NO_TOTALS = (
+    "the backup does not say what compute went into it: this run's totals are not known; with "
+    "base_flops= what came before is the base of a new run"
+)
 _FRAMES = 8
 """How far up a hook's callers its list of callbacks is looked for."""
 
@@ -206,6 +210,8 @@ class ComputeMeter(keras.callbacks.Callback):
         writes = ranks.rank == 0
         self._resume = ResumeFile(_backup_among(callbacks), writes=writes)
         resumed = self.failures.call(self._resume.read)
+        if resumed is None and carried is None and self._resume.restores:
+            carried = self._after_unmetered_work()
         if resumed:
             self._steps_before, self._epoch = self._resume.steps, 0
         self._meter.attach(
@@ -231,6 +237,13 @@ class ComputeMeter(keras.callbacks.Callback):
         if callbacks is not None:
             # A fit that raises tells nobody, but its list of callbacks goes with it.
             finalize(callbacks, _abandon, ref(self), ref(fit))
+
+    def _after_unmetered_work(self) -> Carried | None:
+        """Hand on that the backup's compute is not known, unless the user says what it was."""
+        if self._meter.options.base is not None:
+            return None
+        self.failures.warn(_NO_TOTALS)
+        return Carried.unknown()
 
     def _end(self, status: str) -> None:
         fit, self._fit = self._fit, None

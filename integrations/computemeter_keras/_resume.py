@@ -68,8 +68,7 @@ class ResumeFile:
             return self._read(json.loads(self._path.read_text(encoding="utf-8")))
         except Exception as error:  # noqa: BLE001 - a damaged file may hold anything
             raise ValueError(
-                f"{self._path}: the compute of the resumed run is not in it, and is counted "
-                f"from here on ({describe(error)})"
+                f"{self._path}: the compute of the resumed run is not in it ({describe(error)})"
             ) from None
 
     def _read(self, state: Any) -> Carried | None:
@@ -86,6 +85,11 @@ class ResumeFile:
             return _trained_without_a_meter(latest)
         return replace(latest, run_flops=Carried.from_state(backed_up).run_flops)
 
+    @property
+    def restores(self) -> bool:
+        """Whether there is a backup, from which Keras goes on."""
+        return self._weights is not None and Path(self._weights).exists()
+
     def begin(self, state: Mapping[str, Any]) -> None:
         """Keep the run's id, for a fit that is killed before its first backup.
 
@@ -100,7 +104,7 @@ class ResumeFile:
         if self._path is None or not self._may_write():
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._backed_up is None and self._weights and Path(self._weights).exists():
+        if self._backed_up is None and self._weights and self.restores:
             self._backed_up, self._mark = dict(state), _mark_restored(self._weights)
         self.write(state)
 

@@ -164,18 +164,29 @@ def test_a_write_that_fails_leaves_the_old_file_whole(job, monkeypatch):
         "[]",
     ],
 )
-def test_a_damaged_file_is_one_warning_and_a_new_run(job, damage, caplog):
+def test_a_damaged_file_leaves_the_work_before_unknown(job, damage, caplog):
     job.launch(Crash(*CRASH))
     job.state_file.write_text(damage)
     with caplog.at_level(logging.WARNING, "computemeter"):
         meter = job.launch()
     assert job.went_well
-    (warning,) = [each.message for each in caplog.records if each.name == "computemeter"]
-    assert str(job.state_file) in warning
-    assert "counted from here on" in warning
-    # Keras goes on from its backup.
-    assert totals(meter) == (8, 8)
+    told = [each.message for each in caplog.records if each.name == "computemeter"]
+    assert len(told) == 2
+    assert str(job.state_file) in told[0]
+    assert "this run's totals are not known" in told[1]
+    # Keras goes on from its backup, and a zero would pass for what that took.
+    assert meter.summary().model_flops == 8 * FLOPS
+    assert meter.summary().run_flops is meter.summary().spent_flops is None
     assert job.files() == ["ledger"]
+
+
+def test_work_before_the_meter_is_not_known_and_no_zero(job):
+    job.launch(Crash(*CRASH))
+    job.state_file.unlink()
+    summary = job.launch().summary()
+    assert summary.model_flops == 8 * FLOPS
+    assert summary.run_flops is summary.spent_flops is None
+    assert "base_flops=" in summary.warnings[0]
 
 
 def test_a_crash_before_the_first_backup_was_for_nothing(job):
