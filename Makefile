@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c const
 .PHONY: help demo test slow lint types format bench clean
 
 help:
-	@echo "make demo    train a small net on real digits, metered, into MLflow"
+	@echo "make demo    train a small net on real digits, metered, into MLflow; draw its trend"
 	@echo "make test    the default test suite"
 	@echo "make slow    the tests that take long"
 	@echo "make lint types format"
@@ -14,6 +14,7 @@ help:
 
 demo: .venv/demo.stamp
 	$(BIN)/python examples/lightning_digits.py
+	$(BIN)/computemeter trend sqlite:///mlflow.db --appendix --no-cache -o trend.html
 
 # Keras has one backend to a process.
 BACKENDS := jax tensorflow torch
@@ -53,7 +54,7 @@ clean:
 # torch by itself and first: pip would otherwise look at every build that other packages allow.
 .venv/demo.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) torch
-	$(PIP) --editable '.[lightning,mlflow]' scikit-learn
+	$(PIP) --editable '.[lightning,mlflow,trend]' scikit-learn
 	@touch $@
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
