@@ -175,12 +175,11 @@ def test_what_an_earlier_segment_could_not_measure_stays_unknown():
             {
                 "schema": 1,
                 "run_flops": None,
-                "spent_flops": None,
-                "gpu_time_flops": 10,
-                "device_seconds": 5.0,
-                "busy_device_seconds": 4.0,
                 "run": "r",
                 "parent": "s",
+                "segments": {"s": {"steps": 2, "model_flops": None, "gpu_time_flops": 10}},
+                "base": None,
+                "trackers": {},
             }
         )
         step(meter, Block())

@@ -423,7 +423,10 @@ def wandb_run(tmp_path_factory):
     wandb = pytest.importorskip("wandb")
     folder = str(tmp_path_factory.mktemp("wandb"))
     settings = wandb.Settings(silent=True, mode="offline")
-    yield wandb.init(project="faults", dir=folder, settings=settings)
+    run = wandb.init(project="faults", dir=folder, settings=settings)
+    yield run
+    # `teardown` alone leaves the run in `wandb.run`, for every test after these.
+    run.finish()
     wandb.teardown()
 
 

@@ -316,7 +316,7 @@ def test_a_second_fit_of_the_same_trainer_goes_on_with_the_run(small):
     callback = meter()
     trainer = fit(small, callback, examples=2 * BATCH)
     trainer.fit_loop.max_epochs = 3
-    trainer.fit(small.Module(), small.data(2 * BATCH))
+    trainer.fit(trainer.lightning_module, small.data(2 * BATCH))
     assert callback.summary().model_flops == 2 * 2 * BATCH * FLOPS_PER_EXAMPLE
     assert callback.summary().run_flops == 3 * 2 * BATCH * FLOPS_PER_EXAMPLE
     assert_nothing_left(trainer)
@@ -340,11 +340,12 @@ def test_a_resumed_fit_carries_the_run_on(small):
 
 
 @pytest.mark.parametrize("state", [{"schema": 99}, {"run_flops": 3}, {"schema": "x"}])
-def test_a_foreign_state_in_a_checkpoint_is_warned_of_and_left_out(small, state):
+def test_a_foreign_state_in_a_checkpoint_is_warned_of_and_is_work_that_is_not_known(small, state):
     callback = meter()
     callback.load_state_dict(state)
     fit(small, callback, examples=BATCH)
-    assert callback.summary().run_flops == BATCH * FLOPS_PER_EXAMPLE
+    assert callback.summary().model_flops == BATCH * FLOPS_PER_EXAMPLE
+    assert callback.summary().run_flops is callback.summary().spent_flops is None
     assert len(callback.summary().warnings) == 1
     assert "load_state_dict" in callback.summary().warnings[0]
 
