@@ -16,18 +16,28 @@ demo: .venv/demo.stamp
 	$(BIN)/python examples/lightning_digits.py
 	$(BIN)/computemeter trend sqlite:///mlflow.db --appendix --no-cache -o trend.html
 
-# Keras has one backend to a process.
+# Keras has one backend to a process. Two processes at once, the longest first; what each prints
+# comes when it ends.
 BACKENDS := jax tensorflow torch
+IN_PAIRS = $(MAKE) --no-print-directory --jobs 2 --output-sync=target
 
-test: .venv/dev.stamp $(BACKENDS:%=test-keras-%)
+test: .venv/dev.stamp
+	$(IN_PAIRS) test-all-but-keras $(BACKENDS:%=test-keras-%)
+
+test-all-but-keras:
 	$(BIN)/pytest -m "not slow"
 
-test-keras-%: .venv/dev.stamp
+test-keras-%:
 	KERAS_BACKEND=$* $(BIN)/pytest -m "not slow" tests/backends
 
 slow: .venv/dev.stamp
+	$(IN_PAIRS) slow-all-but-keras $(BACKENDS:%=slow-keras-%)
+
+slow-all-but-keras:
 	$(BIN)/pytest -m slow
-	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(BIN)/pytest -m slow tests/backends || exit; done
+
+slow-keras-%:
+	KERAS_BACKEND=$* $(BIN)/pytest -m slow tests/backends
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
