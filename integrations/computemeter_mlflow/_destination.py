@@ -9,7 +9,7 @@ from computemeter.ledger import LedgerHeader
 from computemeter.sinks import redact
 from computemeter.sources import SourceError
 from computemeter_mlflow import MLflowSink
-from computemeter_mlflow._connect import connect, page_through
+from computemeter_mlflow._connect import connect, end_run, page_through
 
 _RUN_TAG = "computemeter.run"
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
@@ -60,7 +60,7 @@ class PushedRun(MLflowSink):
         """Set how the run ended, and when (seconds since the epoch)."""
         known = _STATUS.get(status)
         if known is not None:
-            self._client.set_terminated(self.run_id, known, end_time=round(1000 * time))
+            end_run(self._client, self.run_id, status=known, end_time=round(1000 * time))
 
 
 def _is_active(client: Any, run_id: str) -> bool:

@@ -5,10 +5,12 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import lightning.pytorch as pl
 import pytest
 
 pytest.importorskip("mlflow")
 
+from ledgers import header, totals, write
 from metered_fit import Net, fit, only_ledger
 from mlflow_servers import (
     assert_all_there_once,
@@ -16,11 +18,14 @@ from mlflow_servers import (
     running_server,
     stored,
     training,
+    until,
     until_first_point,
     warnings_in,
 )
 from small_runs import BATCH, FLOPS_PER_EXAMPLE
+from typer.testing import CliRunner
 
+from computemeter.cli import app
 from computemeter.lightning import ComputeMeter
 from computemeter_mlflow import MLflowSink
 
@@ -190,8 +195,16 @@ def test_a_server_that_wants_a_login(locked, tmp_path, lines):
     uri = f"http://ann:s3cret@127.0.0.1:{locked}"
     sink = MLflowSink(tracking_uri=uri, run_id="0" * 32, interval=0.1)
     meter = ComputeMeter(verbose=0, ledger=tmp_path / "ledger", trackers=[sink])
+
+    class Refused(pl.Callback):
+        """Goes on once the server has refused the first values."""
+
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 3:  # the values of step 1 are on their way
+                until(lines, "a line on the server")
+
     began = time.monotonic()
-    fit(meter, Net(pause=0.05), steps=6)
+    fit(meter, Net(), Refused(), steps=6)
     assert time.monotonic() - began < HANG
     said = lines()
     assert len(said) == len(set(said)) == 2  # what is wrong, and what to do
@@ -200,3 +213,13 @@ def test_a_server_that_wants_a_login(locked, tmp_path, lines):
     ledger = only_ledger(tmp_path / "ledger")
     assert [progress.step for progress in ledger.progress] == [1, 3, 5]
     assert ledger.end.status == "finished"
+
+
+def test_push_prints_no_password(server, tmp_path, capfd):
+    """MLflow's client prints the address of a run that ends."""
+    path = write(tmp_path, header(), totals(steps=1), status="finished")
+    uri = server.uri.replace("://", "://ann:s3cret@")
+    done = CliRunner().invoke(app, ["push", str(path), "--to", uri])
+    assert done.exit_code == 0, done.output
+    printed = capfd.readouterr()
+    assert "s3cret" not in done.output + printed.out + printed.err
