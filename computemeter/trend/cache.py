@@ -10,14 +10,17 @@ without credentials; which of the runs still exist, the source is asked each tim
 from __future__ import annotations
 
 import hashlib
-import json
+import marshal
 import os
 import sqlite3
+import sys
 import time
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,13 @@ _FORGOTTEN_SECONDS = 30 * 86_400.0
 _SECONDS_TO_WAIT = 10.0
 _RUN = tuple(each.name for each in fields(SegmentedRun))
 _PART = tuple(each.name for each in fields(SegmentRecord))
-_FORM = f"1 {_RUN} {_PART}"
+# What marshal writes is read by the same Python alone.
+_FORM = f"2 {sys.version_info[:2]} {_RUN} {_PART}"
+# Of a team's runs most have one of a few.
+_SHARED = ("source", "user", "project", "team", "status", "device_name", "verdict", "cause")
 _TABLES = """
 create table if not exists facts (name text primary key, value real);
-create table if not exists runs (run_id text primary key, stamp text, record text, crc integer);
+create table if not exists runs (run_id text primary key, stamp text, record blob, crc integer);
 """
 _ANEW, _READ_AT, _SINCE = "anew", "read_at", "since"
 
@@ -61,8 +67,8 @@ class RunCache:
         self.path = (folder or cache_folder()) / f"{_key(source, options)}.sqlite"
         self._facts: dict[str, float | None] = {}
         self._stamps: dict[str, str] = {}
-        self._texts: dict[str, str] = {}
-        self._changed: dict[str, tuple[str, str]] = {}
+        self._packed: dict[str, bytes] = {}
+        self._changed: dict[str, tuple[str, bytes]] = {}
         self._forgotten: set[str] = set()
         self._damaged = not self._load()
 
@@ -78,13 +84,11 @@ class RunCache:
 
     def recall(self, run_ids: Collection[str]) -> Sequence[Found]:
         """Return what it knows of runs that it knows."""
-        # One text: it is read twice as fast as each by itself.
-        text = ",".join(self._texts[run_id] for run_id in run_ids)
-        return [_record(values) for values in json.loads(f"[{text}]")]
+        return _unpacked([self._packed[run_id] for run_id in run_ids])
 
     def remember(self, run_id: str, stamp: str, found: Found) -> None:
         """Keep a run in place of what was known of it."""
-        self._changed[run_id] = stamp, _text(found)
+        self._changed[run_id] = stamp, _packed(found)
 
     def forget(self, run_ids: Collection[str]) -> None:
         """Drop runs; ids that are not known do not matter."""
@@ -126,14 +130,14 @@ class RunCache:
             with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT)) as file:
                 facts = dict(file.execute("select name, value from facts"))
                 rows = file.execute("select run_id, stamp, record, crc from runs").fetchall()
-            whole = all(zlib.crc32(row[2].encode()) == row[3] for row in rows)
+            whole = all(zlib.crc32(row[2]) == row[3] for row in rows)
             if not whole or not _fresh(facts):
                 return False
         except (sqlite3.Error, ValueError, TypeError, AttributeError):  # or of other types
             return False
         self._facts = facts
         self._stamps = {run_id: stamp for run_id, stamp, *_ in rows}
-        self._texts = {run_id: text for run_id, _, text, _ in rows}
+        self._packed = {run_id: packed for run_id, _, packed, _ in rows}
         return True
 
     def _write(self) -> None:
@@ -144,9 +148,9 @@ class RunCache:
             file.executemany("replace into runs values (?, ?, ?, ?)", self._rows())
             file.executemany("replace into facts values (?, ?)", self._facts.items())
 
-    def _rows(self) -> Iterable[tuple[str, str, str, int]]:
-        for run_id, (stamp, text) in self._changed.items():
-            yield run_id, stamp, text, zlib.crc32(text.encode())
+    def _rows(self) -> Iterable[tuple[str, str, bytes, int]]:
+        for run_id, (stamp, packed) in self._changed.items():
+            yield run_id, stamp, packed, zlib.crc32(packed)
 
 
 def cache_folder() -> Path:
@@ -167,23 +171,44 @@ def _fresh(facts: Mapping[str, Any]) -> bool:
     return 0 <= age < KEPT_SECONDS
 
 
-def _text(run: Found) -> str:
+def _packed(run: Found) -> bytes:
     if isinstance(run, str):
-        return json.dumps(run)
-    values = [getattr(run, name, None) for name in _RUN[:-1]]
-    parts = getattr(run, "parts", None)
-    rows = parts and [[getattr(part, name) for name in _PART] for part in parts]
-    return json.dumps([*values, rows], separators=(",", ":"))
+        return marshal.dumps((run,))
+    facts = [_shared(name, getattr(run, name)) for name in _RUN[:-1]]
+    if parts := getattr(run, "parts", ()):
+        facts.append([[getattr(part, name) for name in _PART] for part in parts])
+    return marshal.dumps(tuple(facts))
 
 
-def _record(values: Any) -> Found:
-    if isinstance(values, str):
-        return values
-    *facts, parts = values
-    if not parts:
-        return RunRecord(*facts)
-    segments = tuple([SegmentRecord(*part) for part in parts])
-    return SegmentedRun(*facts, parts=segments)  # type: ignore[misc] # the last of its fields
+def _shared(name: str, value: Any) -> Any:
+    # An interned text is interned when it is read, and takes its memory once.
+    return sys.intern(value) if name in _SHARED and type(value) is str else value
+
+
+def _unpacked(packed: Iterable[bytes]) -> list[Found]:
+    rows = [marshal.loads(each) for each in packed]  # noqa: S302 - the user's own file, checked
+    reasons, plain, segmented = (
+        [row for row in rows if len(row) == length] for length in (1, len(_RUN) - 1, len(_RUN))
+    )
+    parts = iter(_made(SegmentRecord, _PART, [part for row in segmented for part in row[-1]]))
+    whole = [(*row[:-1], tuple(islice(parts, len(row[-1])))) for row in segmented]
+    found: Mapping[int, Iterator[Found]] = {
+        1: iter([reason for (reason,) in reasons]),
+        len(_RUN) - 1: iter(_made(RunRecord, _RUN[:-1], plain)),
+        len(_RUN): iter(_made(SegmentedRun, _RUN, whole)),
+    }
+    return [next(found[len(row)]) for row in rows]
+
+
+def _made(kind: type[Any], names: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """Make records of rows, one field of all of them at a time.
+
+    It takes a third of the time that 100,000 calls do, each with a call for every field.
+    """
+    made = [object.__new__(kind) for _ in rows]
+    for name, values in zip(names, zip(*rows, strict=True), strict=bool(rows)):
+        deque(map(getattr(kind, name).__set__, made, values), maxlen=0)
+    return made
 
 
 def _clear(folder: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -20,6 +19,7 @@ from computemeter.sinks import describe, redact
 from computemeter.sources import SourceError, read, tracker_of
 from computemeter.trend.cache import RunCache
 from computemeter.trend.estimated import ASSUMPTION, assumed_hardware
+from computemeter.trend.garbage import no_garbage
 
 Warn = Callable[[str], None]
 Progress = Callable[[str, int, int | None], None]
@@ -31,7 +31,7 @@ EARLIEST = datetime(2000, 1, 1, tzinfo=UTC).timestamp()
 NO_DATE = "with no date that can be right (before 2000, or in the future)"
 NO_TOTAL = "with no total that can be read (missing, negative, not finite, or above 1e40 FLOP)"
 OVERCLAIMS = "which claim more than devices x time x peak allow: a count or a peak is wrong"
-ENDS_FIRST = "which end before they start: the end is left out"
+ENDS_FIRST = "with an end before the start: the end is left out"
 
 _CLOCKS_DIFFER = 86_400.0
 _LONGEST_TEXT = 250
@@ -58,6 +58,7 @@ class Collection:
     notes: tuple[str, ...] = ()
 
 
+@no_garbage()
 def collect(
     sources: Iterable[str | Path],
     *,
@@ -101,33 +102,17 @@ def collect(
         skip=lambda reason, count: skipped.update({reason: count}),
     )
     marked: Counter[str] = Counter()
-    with _no_garbage():
-        found = _read_all([str(each) for each in sources], request, cache, warn, progress)
-        sound, pairs = _sound(merge(found), skipped, marked), _pairs(tags)
-    kept = [run for run in sound if _wanted(run, since, user, project, pairs)]
+    found = _read_all([str(each) for each in sources], request, cache, warn, progress)
+    sound, pairs = _sound(merge(found), skipped, marked), tag_pairs(tags)
+    kept = [run for run in sound if is_wanted(run, since, user, project, pairs)]
     marked[OVERCLAIMS] += sum(run.overclaims for run in kept)
     return Collection(
-        records=sorted(kept, key=lambda run: (run.started or 0.0, run.run_id)),
+        records=sorted(kept, key=attrgetter("started", "run_id")),
         skipped=_listed(skipped),
         marked=_listed(marked),
         filtered=len(sound) - len(kept),
         notes=(ASSUMPTION,) if any(run.estimated for run in kept) else (),
     )
-
-
-@contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Keep the collector of cycles from looking at all records again whenever some were made.
-
-    There are no cycles among them; with 100,000 it would take as long as everything else.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _read_all(
@@ -137,7 +122,7 @@ def _read_all(
     failures: list[SourceError] = []
     for source in sources:
         try:
-            found += _read(source, request, cache, warn, progress)
+            found += read_cached(source, request, cache=cache, warn=warn, progress=progress)
         except SourceError as error:
             failures.append(error)
             request.skip(f"source that could not be read: {error}", 1)
@@ -146,9 +131,21 @@ def _read_all(
     return found
 
 
-def _read(
-    source: str, request: Request, cache: bool, warn: Warn, progress: Progress
+def read_cached(
+    source: str,
+    request: Request,
+    *,
+    cache: bool = True,
+    warn: Warn = lambda _message: None,
+    progress: Progress = lambda _source, _done, _total: None,
 ) -> list[RunRecord]:
+    """Read the runs of one source as `computemeter.sources.read` does, those of trackers cached.
+
+    The arguments are those of `collect`; the cache is shared where the requests are alike.
+
+    Raises:
+        SourceError: for what is no source or cannot be read.
+    """
     memory = _memory(source, request) if cache and tracker_of(source) else None
     shown = redact(source)
     found = read(
@@ -193,11 +190,8 @@ def _sound(
 
 def _dated(record: RunRecord, latest: float) -> RunRecord | None:
     """Return the record with dates that can be right and texts that can be shown, or None."""
-    changes: dict[str, object] = {
-        name: f"{text[: _LONGEST_TEXT - 1]}…"
-        for name, text in zip(_TEXTS, _texts(record), strict=True)
-        if text and len(text) > _LONGEST_TEXT
-    }
+    long = [text for text in _texts(record) if text and len(text) > _LONGEST_TEXT]
+    changes: dict[str, object] = _shortened(record) if long else {}
     # A receipt knows when it was written alone.
     started = record.ended if record.started is None else record.started
     if started is None or not EARLIEST <= started <= latest:
@@ -209,18 +203,26 @@ def _dated(record: RunRecord, latest: float) -> RunRecord | None:
     return replace(record, **changes) if changes else record  # type: ignore[arg-type]
 
 
+def _shortened(record: RunRecord) -> dict[str, object]:
+    return {
+        name: f"{text[: _LONGEST_TEXT - 1]}…" if text and len(text) > _LONGEST_TEXT else text
+        for name, text in zip(_TEXTS, _texts(record), strict=True)
+    }
+
+
 def _ends_first(record: RunRecord) -> bool:
     started, ended = record.started, record.ended
     return started is not None and ended is not None and ended < started
 
 
-def _wanted(
+def is_wanted(
     run: RunRecord,
     since: float | None,
     user: str | None,
     project: str | None,
     tags: Mapping[str, str | None],
 ) -> bool:
+    """Say whether a run is asked for; the arguments are those of `collect`, see `tag_pairs`."""
     return (
         (since is None or (run.started is not None and run.started >= since))
         and (user is None or run.user == user)
@@ -229,7 +231,12 @@ def _wanted(
     )
 
 
-def _pairs(tags: Iterable[str]) -> dict[str, str | None]:
+def tag_pairs(tags: Iterable[str]) -> dict[str, str | None]:
+    """Take "key=value" and "key" apart, which stands for any value.
+
+    >>> tag_pairs(["team=audio", "final"])
+    {'team': 'audio', 'final': None}
+    """
     pairs = (tag.partition("=") for tag in tags)
     return {key: value if sign else None for key, sign, value in pairs}
 

@@ -20,6 +20,7 @@ from computemeter._version import __version__
 from computemeter.appendix import AppendixEntry, load_appendix
 from computemeter.records import RunRecord
 from computemeter.trend.fit import ERAS, Era, moores_law
+from computemeter.trend.garbage import no_garbage
 from computemeter.trend.page_data import Trend, columns, is_flagged, label, pack
 from computemeter.trend.rollups import RollUp, by_project, by_user, by_week, roll_up
 from computemeter.trend.words import details, headline, left_out, set_name
@@ -52,6 +53,7 @@ _LABELS = {
 }
 
 
+@no_garbage()
 def page(trend: Trend) -> bytes:
     """Draw the page.
 
@@ -60,7 +62,7 @@ def page(trend: Trend) -> bytes:
     """
     from plotly.offline import get_plotlyjs
 
-    code, plotly = _code(), _inline(get_plotlyjs())
+    code, plotly = _code(), _eager(_inline(get_plotlyjs()))
     text = Template(_static("page.html")).substitute(
         title=html.escape(label(trend.title)),
         headline=html.escape(headline(trend.fit)),
@@ -86,6 +88,16 @@ def _code() -> str:
 def _inline(script: str) -> str:
     # The parser would end the element at the first of these; in plotly.js they are in strings.
     return script.replace("</script", r"<\/script").replace("<!--", r"<\!--")
+
+
+def _eager(plotly: str) -> str:
+    """Put the one function that is all of plotly.js in parentheses.
+
+    By them Chromium knows that it will be called, and reads its 4.8 MB once and not twice.
+    """
+    head, found, body = plotly.partition(": this, () => {")
+    body, end, rest = body.rpartition("}));")
+    return f"{head}: this, (() => {{{body}}})));{rest}" if found and end else plotly
 
 
 def _policy(*scripts: str) -> str:

@@ -22,6 +22,7 @@ from computemeter.loss_curve import LossCurve
 from computemeter.records import RunRecord
 from computemeter.sinks import redact
 from computemeter.trend.fit import TrendFit, TrendPoint, choose
+from computemeter.trend.garbage import no_garbage
 from computemeter.trend.reference import Reference
 from computemeter.trend.rollups import is_estimated
 
@@ -99,6 +100,7 @@ class Trend:
         return sorted(int(point.label) for point in chosen)
 
 
+@no_garbage()
 def place(
     records: Iterable[RunRecord], *, now: float | None = None
 ) -> tuple[list[Dot], Counter[str]]:
@@ -115,6 +117,7 @@ def place(
     return dots, left_out
 
 
+@no_garbage()
 def fit_points(dots: Sequence[Dot], include_estimated: bool) -> list[TrendPoint]:
     """Return what may be fitted, each labelled with its position among the dots."""
     kinds = {"metered", "estimated"} if include_estimated else {"metered"}

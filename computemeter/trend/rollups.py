@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from computemeter.records import RunRecord
 
@@ -56,8 +57,13 @@ def by_week(run: RunRecord) -> str | None:
     """Return the Monday (UTC) of the week in which a run started."""
     if run.started is None:
         return None
+    return _monday(run.started // 86_400)
+
+
+@lru_cache(4096)
+def _monday(days: float) -> str | None:
     try:
-        day = datetime.fromtimestamp(run.started, UTC).date()
+        day = datetime.fromtimestamp(86_400 * days, UTC).date()
         return (day - timedelta(days=day.weekday())).isoformat()
     except (OverflowError, ValueError, OSError):  # no such year
         return None
@@ -82,7 +88,10 @@ def is_estimated(run: RunRecord) -> bool:
 
 def _sums(name: str | None, runs: Sequence[RunRecord]) -> RollUp:
     sane = [run for run in runs if not run.overclaims]
-    metered = [run for run in sane if not is_estimated(run)]
+    metered: list[RunRecord] = []
+    estimated: list[RunRecord] = []
+    for run in sane:
+        (estimated if is_estimated(run) else metered).append(run)
     both = [run for run in metered if run.run_flops is not None and run.spent_flops is not None]
     return RollUp(
         name=name,
@@ -90,7 +99,7 @@ def _sums(name: str | None, runs: Sequence[RunRecord]) -> RollUp:
         run_flops=_total(run.run_flops for run in metered),
         spent_flops=_total(run.spent_flops for run in metered),
         lost_flops=_total((run.spent_flops or 0) - (run.run_flops or 0) for run in both),
-        estimated_flops=_total(run.gpu_time_flops for run in sane if is_estimated(run)),
+        estimated_flops=_total(run.gpu_time_flops for run in estimated),
         device_seconds=_seconds(sane),
         mfu=_mfu(metered),
         unknown=sum(run.spent_flops is None and run.run_flops is None for run in metered),

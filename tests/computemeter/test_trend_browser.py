@@ -7,7 +7,9 @@ import pytest
 from browser import Visit, chromium
 from trend_runs import DAY, NOW, START, generated, run
 
+from computemeter.commands.trend import Wishes, trend
 from computemeter.loss_curve import LossCurve
+from computemeter.trend.csv_files import write_csv
 from computemeter.trend.fit import TooFewDatesError, fit_trend
 from computemeter.trend.page import page
 from computemeter.trend.page_data import Trend, fit_points, place
@@ -277,6 +279,33 @@ def test_a_page_without_a_dot_opens_and_says_why(visit, runs):
     opened = visit(runs)
     assert "Too few runs for a trend" in opened.page.inner_text("#headline")
     assert opened.page.inner_text("#shown").startswith("0 of 0 runs shown")
+
+
+def test_what_is_left_out_or_odd_is_on_the_page_with_its_count_and_reason(browser, tmp_path):
+    runs = [
+        *three(ended=None),
+        run("unset", started=5.0),
+        run("empty", run_flops=None, spent_flops=None, gpu_time_flops=None),
+        run("nothing", run_flops=0),
+        run("boast", spent_flops=10**19, possible_flops=10**18),
+        run("backwards", ended=START - 1),
+        run("guess", estimated=True, run_flops=None, spent_flops=None, gpu_time_flops=10**18),
+        run("other", project="speech"),
+        run("older", started=START - DAY),
+    ]
+    write_csv(runs, tmp_path / "runs.csv")
+    wishes = Wishes(output=str(tmp_path / "trend.html"), project="vision", since="2025-01-01")
+    trend([str(tmp_path / "runs.csv")], wishes, warn=pytest.fail)
+    page = Visit(browser, tmp_path / "trend.html").page
+    left_out, notes = page.inner_text("#left-out"), page.inner_text("#notes")
+    assert "1 run with no date that can be right" in left_out
+    assert "1 run with no total that can be read" in left_out
+    assert "1 run with 0 FLOP or fewer" in left_out
+    assert "2 runs left out as asked for" in notes
+    assert "1 run which claim more than devices x time x peak allow" in notes
+    assert "1 run with an end before the start" in notes
+    assert "estimated runs: devices x dense peak" in notes
+    assert "boast" in page.inner_text("#marked")
 
 
 def test_many_runs_are_drawn_by_the_graphics_card_and_still_told_apart(visit):

@@ -99,7 +99,7 @@ def damage_torn(path):
 
 def damage_flipped(path):
     data = bytearray(path.read_bytes())
-    data[data.rindex(b"1000000000000000000")] = ord("9")  # 1e18 FLOP become 9e18
+    data[data.rindex(b"finished")] = ord("t")
     path.write_bytes(data)
 
 

@@ -37,7 +37,7 @@ const MOST_SVG = 3000, MOST_BARS = 300, THINNED = 5000;
 function Chart(data) {
   const runs = data.runs, all = Array.from({ length: runs.n }, (_, run) => run);
   const place = document.getElementById("chart"), tip = document.getElementById("tip");
-  const dates = runs.started.map((seconds) => day(1000 * seconds));
+  const dates = daysOf(runs.started);
   const inFit = new Set(data.fitted);
   const canvasWorks = Boolean(document.createElement("canvas").getContext("webgl"));
   const state = {

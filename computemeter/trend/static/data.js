@@ -43,6 +43,21 @@ const whole = (value) => (known(value) ? value.toLocaleString("en") : UNKNOWN);
 // ISO 8601 in UTC without its end, the form that plotly takes for a date.
 const day = (milliseconds) => new Date(milliseconds).toISOString().slice(0, 19).replace("T", " ");
 
+// The same of many moments: runs share their days, and every day its minutes.
+function daysOf(moments) {
+  const days = new Map(), minutes = new Map(), two = (n) => String(n).padStart(2, "0");
+  const kept = (texts, key, write) => texts.get(key) ?? texts.set(key, write(key)).get(key);
+  return moments.map((moment) => {
+    const date = Math.floor(moment / 86400), second = moment - 86400 * date;
+    const minute = Math.floor(second / 60);
+    return (
+      kept(days, date, (n) => day(86400000 * n).slice(0, 11)) +
+      kept(minutes, minute, (n) => `${two(Math.floor(n / 60))}:${two(n % 60)}:`) +
+      two(second - 60 * minute)
+    );
+  });
+}
+
 function textOf(runs, column, run) {
   const coded = runs.texts[column];
   return coded.words[coded.at[run]];
