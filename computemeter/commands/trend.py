@@ -23,7 +23,9 @@ from computemeter.trend.collect import Collection, collect, parse_since
 from computemeter.trend.csv_files import write_csv
 from computemeter.trend.curves import curves
 from computemeter.trend.fit import TooFewDatesError, TrendFit, choose, fit_trend
+from computemeter.trend.garbage import no_garbage
 from computemeter.trend.page_data import Trend, fit_points, place
+from computemeter.trend.publish import destination, publish
 from computemeter.trend.reference import Reference, ReferenceFileError, read_reference
 from computemeter.trend.rollups import RollUp, by_project, by_user, by_week, roll_up
 from computemeter.trend.words import details, headline, left_out
@@ -58,6 +60,8 @@ class Wishes:
         reference: a CSV file of published models.
         curves: names or ids of runs whose loss against compute is drawn.
         title: of the page.
+        publish: bring page and picture to a tracker.
+        to: its URI; None for that of the first source that is a tracker.
     """
 
     output: str | None = None
@@ -77,8 +81,11 @@ class Wishes:
     reference: str | None = None
     curves: Sequence[str] = ()
     title: str = "Compute per training run"
+    publish: bool = False
+    to: str | None = None
 
 
+@no_garbage()
 def trend(sources: Sequence[str], wishes: Wishes, *, warn: Callable[[str], None]) -> str:
     """Collect, fit and draw; returns what is to be printed.
 
@@ -89,10 +96,11 @@ def trend(sources: Sequence[str], wishes: Wishes, *, warn: Callable[[str], None]
 
     Raises:
         CommandError: for a wrong option, a source that cannot be read, a file that cannot be
-            written, a library that is not installed.
+            written, a library that is not installed, a tracker that does not take it.
     """
     output = _output(wishes)
     try:
+        tracker = destination(sources, wishes.to) if wishes.publish else None
         since = None if wishes.since is None else parse_since(wishes.since)
         choose((), wishes.frontier)
         reference = None if wishes.reference is None else read_reference(wishes.reference)
@@ -102,20 +110,25 @@ def trend(sources: Sequence[str], wishes: Wishes, *, warn: Callable[[str], None]
     drawn = _trend(found, sources, wishes, reference, warn)
     _write(wishes.csv, lambda path: write_csv(found.records, path))
     _write(output, lambda path: path.write_bytes(_figure(drawn, path.suffix.lower())))
+    published = None if tracker is None else _publish(drawn, tracker, warn)
     if wishes.as_json:
-        return json.dumps(_report(drawn, found), indent=2)
-    return "\n".join(_printed(drawn, found, [name for name in (output, wishes.csv) if name]))
+        return json.dumps(_report(drawn, found) | {"published": published}, indent=2)
+    lines = _printed(drawn, found, [name for name in (output, wishes.csv) if name])
+    return "\n".join([*lines, *([f"published: {printable(published)}"] if published else [])])
 
 
 def _output(wishes: Wishes) -> str | None:
     """Check what is asked for before anything is read, which may take minutes."""
     output = wishes.output
-    if output is None and not (wishes.csv or wishes.as_json):
+    if wishes.to is not None and not wishes.publish:
+        raise CommandError(f"--to {printable(redact(wishes.to))}: is where to --publish")
+    if output is None and not (wishes.csv or wishes.as_json or wishes.publish):
         output = "trend.html"
     suffix = Path(output).suffix.lower() if output else ""
     if suffix not in _LIBRARIES or (output and not suffix):
         raise CommandError(f"-o {printable(output or '')}: accepted is a .html, .png or .svg file")
-    missing = [name for name in ("numpy", "scipy", *_LIBRARIES[suffix]) if not find_spec(name)]
+    drawing = ("plotly", "matplotlib") if wishes.publish else _LIBRARIES[suffix]
+    missing = [name for name in ("numpy", "scipy", *drawing) if not find_spec(name)]
     if missing:
         raise CommandError(f"{' and '.join(missing)} not installed: {_INSTALL}")
     for name in filter(None, (output, wishes.csv)):
@@ -206,6 +219,13 @@ def _figure(drawn: Trend, suffix: str) -> bytes:
     from computemeter.trend.still import still
 
     return still(drawn, "svg" if suffix == ".svg" else "png")
+
+
+def _publish(drawn: Trend, uri: str, warn: Callable[[str], None]) -> str:
+    try:
+        return publish(drawn, uri, warn=warn)
+    except SourceError as error:
+        raise CommandError(printable(redact(f"not published: {error}"))) from None
 
 
 def _write(path: str | None, write: Callable[[Path], object]) -> None:

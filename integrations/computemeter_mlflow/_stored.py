@@ -15,6 +15,8 @@ from computemeter.trend.estimated import assumed_hardware, estimate
 from computemeter_mlflow._estimated import hardware
 
 SCHEMA = "computemeter.schema"
+TREND = "computemeter.trend"
+"""The tag of a run that holds the page of `trend --publish`, and no training."""
 COMPUTE = "compute/flops"
 TOTALS = (
     COMPUTE,
@@ -73,7 +75,9 @@ class Maker:
         object.__setattr__(self, "shown", redact(self.source))
 
     def make(self, run: StoredRun) -> Found | None:
-        """Make a record, or say why not; None for a run that no meter watched unless asked for."""
+        """Make a record, or say why not; None for what is not asked for."""
+        if TREND in run.tags:
+            return None
         if run.tags.get(SCHEMA) or run.metrics.get(COMPUTE, 0) > 0:
             return self._metered(run)
         return self._estimated(run) if self.request.unmetered else None

@@ -53,7 +53,7 @@ def open_run(
             f"run {known} still goes, by its ledger: push it when it has ended, or two "
             "minutes after it was killed"
         )
-    run = _init(
+    run = init(
         entity=entity,
         project=project,
         # A run of the same id may be here, and be another.
@@ -93,7 +93,7 @@ class PushedRun(WandbSink):
         if code is None or run.offline:
             return
         again = {"entity": run.entity, "project": run.project, "id": run.id, "resume": "must"}
-        _init(**again, ends=True).finish(exit_code=code)
+        init(**again, ends=True).finish(exit_code=code)
 
     def _has(self, values: Mapping[str, float]) -> bool:
         return values.get(_FINGERPRINT) in self._there
@@ -110,7 +110,7 @@ def _id_in(entity: str, project: str, run: str) -> str | None:
     return run_id if run in here else None
 
 
-def _init(*, ends: bool = False, **run: Any) -> Any:
+def init(*, ends: bool = False, **run: Any) -> Any:
     """Open a run; what is sent to it ends it only where `ends` says so, however a push ends."""
     import wandb
 

@@ -27,6 +27,8 @@ from computemeter_wandb import ENTRY, full_id
 from computemeter_wandb._offline import OfflineError, OfflineRun, read_offline_run
 
 SCHEME = "wandb://"
+TREND = "trend"
+"""Of the configuration's entry: the run holds the page of `trend --publish`, and no training."""
 
 _RUNS_IN_A_PAGE = 500
 _SECONDS_TO_ANSWER = 60
@@ -105,6 +107,8 @@ def _files(path: Path, warn: Warn) -> Iterator[OfflineRun]:
 
 def _offline_record(files: list[OfflineRun], request: Request, warn: Warn) -> Found | None:
     """Make one run of the files of its launches; None where no meter wrote to it, unless asked."""
+    if any(_holds_a_page(file.config) for file in files):
+        return None
     files.sort(key=lambda file: file.started or 0.0)
     entries = [_entry(file.summary) for file in files]
     first, last = files[0], files[-1]
@@ -183,6 +187,8 @@ def _stamp(run: Any) -> str | None:
 def _online_record(
     run: Any, project: str, source: str, request: Request, warn: Warn
 ) -> Found | None:
+    if _holds_a_page(run.config):
+        return None
     status = _STATUS.get(run.state, "unknown")
     summary = run.summary_metrics
     started, alive = _seconds(run.created_at), _seconds(run.heartbeat_at)
@@ -276,6 +282,10 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _entry(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     return _mapping(summary.get(ENTRY))
+
+
+def _holds_a_page(config: Mapping[str, Any]) -> bool:
+    return TREND in _mapping(config.get(ENTRY))
 
 
 def _seconds(moment: Any) -> float | None:
