@@ -1,25 +1,35 @@
-"""Whose receipt it is that lies with a checkpoint: runs may share a folder."""
+"""Where the receipt of a checkpoint lies, and whose it is: runs may share a folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 from computemeter.ledger import FOLDER
-from computemeter.receipt import (
-    FILE_NAME,
-    ComputeReceipt,
-    ReceiptError,
-    find_receipt,
-    read_receipt,
-    receipt_folders,
-)
+from computemeter.receipt import FILE_NAME, ComputeReceipt, ReceiptError, read_receipt
 
+_LEVELS_UP = 2
 _STATES = ("computemeter", "computemeter-site")
 """Under which the meter's state is in a Lightning checkpoint, among its callbacks' or beside."""
+
+
+def find_receipt(path: str | Path) -> Path | None:
+    """Find the receipt of a model; None where there is none, or no such path.
+
+    Args:
+        path: a file `*.json`, which is the receipt; a folder with one; or a checkpoint, file or
+            folder. It is looked for in the folder, in its `compute_ledger`, and in the folders
+            above, two at most, as long as the one left is of checkpoints by its name
+            ("checkpoints", "checkpoint-500", "last.ckpt"): further up are other models.
+    """
+    start = Path(path).expanduser().absolute()
+    if start.suffix == ".json" and start.is_file():
+        return start
+    files = (place / FILE_NAME for place in _folders(start))
+    return next((file for file in files if file.is_file()), None)
 
 
 def receipt_of(path: Path) -> tuple[Path | None, str]:
@@ -80,7 +90,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _of_run(start: Path, run: str) -> Path | None:
-    found = (_receipts_in(folder).items() for folder in receipt_folders(start))
+    found = (_receipts_in(folder).items() for folder in _folders(start))
     return next((file for each in found for file, receipt in each if receipt.run == run), None)
 
 
@@ -91,3 +101,20 @@ def _receipts_in(folder: Path) -> dict[Path, ComputeReceipt]:
         with suppress(ReceiptError):
             found[file] = read_receipt(file)
     return found
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """Yield where the receipt of a checkpoint or folder may lie, the nearest first."""
+    if not path.exists():
+        return
+    folder = path if path.is_dir() else path.parent
+    for above in range(_LEVELS_UP + 1):
+        yield from (folder, folder / FOLDER)
+        if above == _LEVELS_UP or not _of_checkpoints(folder):
+            return
+        folder = folder.parent
+
+
+def _of_checkpoints(folder: Path) -> bool:
+    name = folder.name.lower()
+    return "checkpoint" in name or "ckpt" in name

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from rich.console import Console
+
 from computemeter.commands import CommandError
 from computemeter.commands.card import card
 from computemeter.disclosure import DisclosureError
+from computemeter.disclosure.energy import energy_joules
 from computemeter.disclosure.find import ledgers_at, run_at, run_of
 from computemeter.disclosure.model import read_model
 from computemeter.disclosure.plain import to_dict
@@ -37,6 +40,7 @@ def report(
     sources: Sequence[str] = (),
     model: str | None = None,
     planned_steps: int | None = None,
+    cache: bool = True,
     form: Form = "md",
 ) -> str:
     """Write a compute disclosure of a run or of a model.
@@ -47,6 +51,7 @@ def report(
         sources: see `computemeter.sources.records`.
         model: the file of a model, see docs/disclosure.md; instead of a run.
         planned_steps: steps that the run is to have in the end.
+        cache: keep what trackers tell, and do not ask for it again.
         form: Markdown or JSON.
 
     Raises:
@@ -57,14 +62,20 @@ def report(
     if model is not None and (sources or planned_steps is not None):
         raise CommandError("--source and --planned-steps are of a run: a model's are in its file")
     try:
-        made = read_model(model) if model is not None else _of(run or "", sources, planned_steps)
+        # To the error output, where it does not mix with what is printed.
+        with Console(stderr=True).status("reading"):
+            made = (
+                read_model(model, cache=cache)
+                if model is not None
+                else _of(run or "", sources, planned_steps, cache)
+            )
     except DisclosureError as error:
         raise CommandError(printable(str(error))) from None
     return json.dumps(to_dict(made), indent=2) if form == "json" else markdown(made)
 
 
-def _of(run: str, sources: Sequence[str], planned_steps: int | None) -> Disclosure:
-    entry = run_of(run, sources) if sources else run_at(run)
+def _of(run: str, sources: Sequence[str], planned_steps: int | None, cache: bool) -> Disclosure:
+    entry = run_of(run, sources, cache=cache) if sources else run_at(run)
     if planned_steps is not None:
         entry = entry.with_plan(planned_steps)
     return assemble(entry.name, [entry])
@@ -139,6 +150,7 @@ def _made(files: list[SegmentFile], record: RunRecord) -> ComputeReceipt:
         project=header.project,
         team=header.team,
         category=header.category,
+        energy_joules=energy_joules(getattr(record, "parts", ())),
         extra={"made_from": "ledger"},
     )
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
@@ -37,29 +37,67 @@ _NUMBERS = ("steps", "run compute", "spent\n(method 1)", "GPU time\n(method 2)",
 _WORDS = ("verdict", "cause")
 
 
-def runs(sources: Sequence[str], *, as_json: bool = False, warn: Callable[[str], None]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """Which runs the user asks for; see `computemeter.trend.collect.collect`.
+
+    Attributes:
+        since: a day, or an age such as "90d".
+        user: of whom.
+        project: of which project.
+        tags: "key=value", or "key", each.
+    """
+
+    since: str | None = None
+    user: str | None = None
+    project: str | None = None
+    tags: Sequence[str] = ()
+
+
+def runs(
+    sources: Sequence[str],
+    wishes: Wishes | None = None,
+    *,
+    as_json: bool = False,
+    warn: Callable[[str], None],
+) -> str:
     """Return the table of all runs in the sources.
 
     Args:
         sources: see `computemeter.sources.records`; ./compute_ledger where there are none.
+        wishes: which of them; all if left out.
         as_json: the same as JSON.
         warn: takes one line for whatever is left out.
 
     Raises:
-        CommandError: for what is no source or cannot be read.
+        CommandError: for what is no source or cannot be read, and for a wrong wish.
     """
-    chosen = sources or _default_source()
+    chosen, wanted = sources or _default_source(), _filter(wishes or Wishes())
     try:
         # To the error output, where it does not mix with what is printed.
         with Console(stderr=True).status(f"reading {counted(len(chosen), 'source')}"):
-            found = records(chosen, warn=warn)
+            every = records(chosen, warn=warn)
     except SourceError as error:
         raise CommandError(printable(str(error))) from None
+    found = [run for run in every if wanted(run)]
+    filtered = len(every) - len(found)
     if as_json:
-        return json.dumps(_report(found), indent=2)
+        return json.dumps({**_report(found), "filtered": filtered}, indent=2)
+    left_out = [f"{counted(filtered, 'run')} left out as asked for"] if filtered else []
     if not found:
-        return "no run in there was metered"
-    return "\n".join([_drawn(found), "", *_totals(found)])
+        return "\n".join(left_out) or "no run in there was metered"
+    return "\n".join([_drawn(found), "", *_totals(found), *left_out])
+
+
+def _filter(wishes: Wishes) -> Callable[[RunRecord], bool]:
+    from computemeter.trend.collect import is_wanted, parse_since, tag_pairs
+
+    try:
+        since = None if wishes.since is None else parse_since(wishes.since)
+    except ValueError as error:
+        raise CommandError(printable(str(error))) from None
+    tags = tag_pairs(wishes.tags)
+    return lambda run: is_wanted(run, since, wishes.user, wishes.project, tags)
 
 
 def _default_source() -> Sequence[str]:

@@ -12,6 +12,9 @@ from computemeter.disclosure import DisclosureError
 Category = Literal["training", "synthetic_data", "excluded"]
 Origin = Literal["ledger", "receipt", "tracker", "manual"]
 
+NOT_MEASURED = "not measured"
+"""Said of an energy where nothing was read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Period:
@@ -157,7 +160,8 @@ class Entry:
         base: the model it started from.
         receipt: hash of the run's own compute receipt.
         error: stated error, as a share.
-        energy_kwh: drawn, as given by hand.
+        energy_kwh: drawn; None where it is not known.
+        energy_source: who says so; of an energy that is not known, in how far it was measured.
         inputs: factors that were given by hand, by name.
         notes: what else a reader should know.
     """
@@ -188,6 +192,7 @@ class Entry:
     receipt: str | None = None
     error: float | None = None
     energy_kwh: float | None = None
+    energy_source: str = NOT_MEASURED
     inputs: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from computemeter.disclosure import DisclosureError
@@ -11,13 +12,15 @@ from computemeter.disclosure.runs import from_ledgers, from_receipt, from_record
 from computemeter.ledger import read_ledger
 from computemeter.ledger_runs import SegmentFile, segments_by_run
 from computemeter.peak_files import reason
+from computemeter.reading import Request
 from computemeter.receipt import read_receipt
 from computemeter.receipt_match import receipt_of
 from computemeter.records import RunRecord
-from computemeter.segments import SegmentedRun
+from computemeter.segments import SegmentedRun, merge
 from computemeter.sinks import redact
-from computemeter.sources import SourceError, records
+from computemeter.sources import SourceError
 from computemeter.table import printable
+from computemeter.trend.collect import read_cached
 from computemeter.wording import counted
 
 _NAMED = 3
@@ -79,19 +82,28 @@ def _ignore(_message: str) -> None:
     """Files that are no ledgers are left out."""
 
 
-def run_of(run: str, sources: Sequence[str]) -> Entry:
+def run_of(run: str, sources: Sequence[str], *, cache: bool = True) -> Entry:
     """Take a run by its id, or the id of one of its segments, from all sources that know of it.
+
+    Args:
+        run: the id.
+        sources: see `computemeter.sources.records`.
+        cache: keep what a tracker told, as `computemeter trend` does, and read only what changed.
 
     Raises:
         DisclosureError: a source cannot be read, or none has the run.
     """
+    skipped: Counter[str] = Counter()
+    # As `computemeter trend` asks: a cache is of one request.
+    request = Request(unmetered=True, skip=lambda why, count: skipped.update({why: count}))
     try:
-        found = records(sources)
+        read = [read_cached(source, request, cache=cache) for source in sources]
     except SourceError as error:
         raise DisclosureError(printable(str(error))) from None
+    found = merge(record for records in read for record in records)
     record = next((each for each in found if run in _ids(each)), None)
     if record is None:
-        raise DisclosureError(_not_found(run, found, sources))
+        raise DisclosureError(_not_found(run, found, sources, skipped))
     files = _ledgers(record, sources)
     return from_ledgers(files) if files else from_record(record)
 
@@ -110,7 +122,9 @@ def _ledgers(record: RunRecord, sources: Sequence[str]) -> list[SegmentFile]:
     return []
 
 
-def _not_found(run: str, found: Sequence[RunRecord], sources: Sequence[str]) -> str:
+def _not_found(
+    run: str, found: Sequence[RunRecord], sources: Sequence[str], skipped: Mapping[str, int]
+) -> str:
     where = ", ".join(redact(source) for source in sources)
     named = [each.run_id for each in found if each.name == run]
     if named:
@@ -118,4 +132,6 @@ def _not_found(run: str, found: Sequence[RunRecord], sources: Sequence[str]) -> 
         return printable(f"{where}: {same}, such as {named[0]}")
     some = ", ".join(each.run_id for each in found[-_NAMED:])
     such = f", such as {some}" if some else ""
-    return printable(f"{where}: no run has the id {run!r}; {counted(len(found), 'run')}{such}")
+    left_out = "".join(f"; left out: {n:,}, {why}" for why, n in skipped.items())
+    there = counted(len(found), "run")
+    return printable(f"{where}: no run has the id {run!r}; {there}{such}{left_out}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from computemeter.disclosure import DisclosureError
-from computemeter.disclosure.entries import Base, Category, Counting, Entry, Period
+from computemeter.disclosure.entries import NOT_MEASURED, Base, Category, Counting, Entry, Period
 from computemeter.disclosure.find import run_at, run_of
 from computemeter.disclosure.totals import Disclosure, assemble
 from computemeter.estimate import flops_from_gpu_time, flops_from_parameters
@@ -40,8 +40,12 @@ _ACCEPTED = "a number above 0 and at most 1e60"
 _TOP = ("name", "scope", *_KEYS)
 
 
-def read_model(path: str | Path) -> Disclosure:
+def read_model(path: str | Path, *, cache: bool = True) -> Disclosure:
     """Read a model's file, and all runs that it names; their paths are relative to the file.
+
+    Args:
+        path: of the file.
+        cache: see `computemeter.disclosure.find.run_of`.
 
     Raises:
         DisclosureError: the file or a run cannot be read, or what it says cannot be.
@@ -54,7 +58,7 @@ def read_model(path: str | Path) -> Disclosure:
         raise DisclosureError(f"{redact(str(path))}: {reason(error)}") from None
     top = _Table(content, f"{file}", _TOP)
     readers: Mapping[str, Callable[[_Table], Any]] = {
-        "run": lambda table: _run(table, file.parent),
+        "run": lambda table: _run(table, file.parent, cache),
         "base": lambda table: _base(table, file.parent),
         "manual": _manual,
     }
@@ -139,8 +143,8 @@ class _Table:
         return cast("Category", value)
 
 
-def _run(table: _Table, folder: Path) -> Entry:
-    entry = _read_run(table, folder)
+def _run(table: _Table, folder: Path, cache: bool) -> Entry:
+    entry = _read_run(table, folder, cache)
     category = table.category(entry.category)
     entry = replace(
         entry,
@@ -156,7 +160,7 @@ def _run(table: _Table, folder: Path) -> Entry:
         raise table.error(str(error)) from None
 
 
-def _read_run(table: _Table, folder: Path) -> Entry:
+def _read_run(table: _Table, folder: Path, cache: bool) -> Entry:
     if table.has("path") == table.has("id"):
         raise table.error("give either a path, or an id and a source")
     if table.has("id") != table.has("source"):
@@ -167,7 +171,7 @@ def _read_run(table: _Table, folder: Path) -> Entry:
         run, source = table.text("id"), str(table.content["source"])
         # Not redacted: the tracker may want the password.
         place = source if "://" in source else str(folder / source)
-        return run_of(run, [place])
+        return run_of(run, [place], cache=cache)
     except DisclosureError as error:
         raise table.error(str(error)) from None
 
@@ -229,6 +233,7 @@ def _manual(table: _Table) -> Entry:
         periods=(period,) if period else (),
         error=table.share("error") if table.has("error") else None,
         energy_kwh=table.number_or_none("energy_kwh"),
+        energy_source="as given by hand" if table.has("energy_kwh") else NOT_MEASURED,
         counting=_architecture(table),
         inputs={**given, **({} if passes is None else {"passes": passes})},
     )

@@ -66,16 +66,16 @@ def _base(test: Modification) -> dict[str, Any]:
     return {
         **asdict(test.base),
         "share": test.share,
-        "one_third": list(test.limits),
-        "above_one_third": [test.above(limit) for limit in test.limits],
-        "above_as_planned": [test.planned and test.planned.above(limit) for limit in test.limits],
+        "one_third": [third.flops for third in test.thirds],
+        "above_one_third": [third.above for third in test.thirds],
+        "above_as_planned": [third.above_as_planned for third in test.thirds],
     }
 
 
 def _threshold(disclosure: Disclosure, limit: int, name: str) -> dict[str, Any]:
-    total = disclosure.total.flops
+    reached = disclosure.towards(limit)[0].flops
     return {
         "flops": limit,
         "name": name,
-        "left": None if total is None else limit - total,
+        "left": None if reached is None else limit - reached,
     }

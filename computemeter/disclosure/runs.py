@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from computemeter.disclosure import DisclosureError
-from computemeter.disclosure.entries import Base, Category, Counting, Entry, Period, added, merged
+from computemeter.disclosure.energy import BOARDS, energy_of
+from computemeter.disclosure.entries import (
+    NOT_MEASURED,
+    Base,
+    Category,
+    Counting,
+    Entry,
+    Period,
+    added,
+    merged,
+)
+from computemeter.energy import kwh
 from computemeter.ledger import FOLDER, Ledger
 from computemeter.ledger_runs import SegmentFile, records_from_ledgers, segments_by_run
 from computemeter.receipt import ComputeReceipt
@@ -49,6 +60,8 @@ def from_receipt(receipt: ComputeReceipt, path: Path) -> Entry:
             receipt.base_model, receipt.base_flops, next(iter(receipt.parents), None), str(path)
         ),
         receipt=receipt.hash,
+        energy_kwh=None if receipt.energy_joules is None else kwh(receipt.energy_joules),
+        energy_source=NOT_MEASURED if receipt.energy_joules is None else BOARDS,
         notes=(_EARLY,) if receipt.category is None else (),
     )
     files = _ledgers_beside(receipt, path)
@@ -60,6 +73,8 @@ def from_receipt(receipt: ComputeReceipt, path: Path) -> Entry:
             training_seconds=found.training_seconds,
             periods=found.periods,
             counting=_with_ops(found.counting, receipt.uncounted_ops),
+            # Alone they know whether part of it was measured.
+            energy_source=found.energy_source if entry.energy_kwh is None else BOARDS,
         )
     return _without_ledgers(entry, receipt)
 
@@ -142,6 +157,7 @@ def from_ledgers(files: Sequence[SegmentFile]) -> Entry:
         counting=_counting(ledgers),
         base=_base(first.base_model, first.base_flops, first.base_receipt, str(files[-1].path)),
         notes=(_EARLY,) if None in recorded else (),
+        **energy_of(parts.values()),
     )
 
 
@@ -259,6 +275,7 @@ def from_record(record: RunRecord) -> Entry:
         periods=(period,),
         base=_base_of(record),
         notes=_notes_of(record),
+        **energy_of(parts),
     )
 
 

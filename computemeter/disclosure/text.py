@@ -21,9 +21,10 @@ from computemeter.disclosure.digits import (
     two_digits,
     two_digits_of_time,
 )
+from computemeter.disclosure.energy import energy_text
 from computemeter.disclosure.entries import Base, Entry, added
 from computemeter.disclosure.inputs import gpu_time, operations
-from computemeter.disclosure.totals import THRESHOLDS, Amount, Disclosure, Modification
+from computemeter.disclosure.totals import THRESHOLDS, Amount, Disclosure, Modification, Third
 from computemeter.wording import percent
 
 GUIDELINES = "C(2025) 5045 of 18 July 2025, adopted as C(2025) 7719 in November 2025"
@@ -34,9 +35,17 @@ _CATEGORY = {"training": "training", "synthetic_data": "synthetic data", "exclud
 _WITHIN = {True: "yes", False: "no", None: "cannot be said"}
 _LOW_SHARE = 0.05
 _COUNTED = (
-    "Counted: all updates of the model's parameters, forward passes that made training data, and "
-    "what had made the weights it started from. Not counted: evaluation, recomputation, and "
-    "whatever is no entry here."
+    "Counted: all updates of the model's parameters, forward passes that made training data which "
+    "is not public, and what had made the weights it started from. Not counted: evaluation, "
+    "recomputation, and whatever is no entry here."
+)
+_ONE_THIRD = (
+    "guidelines, section 3.2: paragraphs 63 and 64 as numbered in C(2025) 5045, read there; 60 and "
+    "61 in C(2025) 7719, which was not read"
+)
+_UPDATES_ALONE = (
+    "Synthetic data counts for models with systemic risk alone: it is left out of what is compared "
+    "with 1e23, with a third of that, and with a third of an original below 1e25 (annex A.1)."
 )
 _ASSUMPTIONS = """\
 A FLOP is one add or one multiply, at any precision; a multiply-add is 2.
@@ -51,7 +60,8 @@ Training time is from the first training step to the last, stalls, logging and c
 it included, validation and checkpoint writing taken out.
 Peaks are dense, without sparsity, of one device, at the precision that was used.
 U is a share of that peak. Method 2 assumes one; the one that method 1 implies is the MFU.
-Synthetic data counts with all that was run for it, discarded samples included.
+Synthetic data counts with all that was run for it, discarded samples included; what is publicly \
+accessible need not be counted.
 Base models are taken to have no compute in common.
 """
 
@@ -114,7 +124,7 @@ def _time_and_energy(d: Disclosure) -> list[str]:
         f"- Training time: {_sum_of_time(entry.training_seconds for entry in training)}"
         + (", the runs one after the other" if len(training) > 1 else ""),
         f"- Device time: {_sum_of_time(entry.device_seconds for entry in d.counted)}",
-        f"- Energy: {_energy(d.counted)}",
+        f"- Energy: {energy_text(d.counted)}",
     ]
 
 
@@ -125,15 +135,6 @@ def _sum_of_time(seconds: Iterable[float | None]) -> str:
         return UNKNOWN if listed else "none"
     least = "at least " if len(known) < len(listed) else ""
     return f"{least}{two_digits_of_time(sum(known))} (exact: {exact_seconds(sum(known))})"
-
-
-def _energy(entries: Sequence[Entry]) -> str:
-    known = [entry.energy_kwh for entry in entries if entry.energy_kwh is not None]
-    if not known:
-        return "not measured"
-    rest = len(entries) - len(known)
-    left = f"; of {rest} more not measured" if rest else ""
-    return f"{sum(known):,.4g} kWh, as given by hand{left}"
 
 
 # What is in it.
@@ -255,9 +256,11 @@ def _bases(d: Disclosure) -> list[str]:
     if not d.bases:
         return ["No base model is known: the test does not apply."]
     told = (
-        "Whoever modifies a general-purpose model with more than a third of the compute that made "
-        "it is taken for the provider of a new one."
+        "Whoever modifies another's model with more than a third of the compute that made it is, "
+        f"by an indicative criterion, the provider of the modified model ({_ONE_THIRD})."
     )
+    if d.of("synthetic_data"):
+        told += f" {_UPDATES_ALONE}"
     head = (
         *("base model", "its compute", "source", "done here / its compute"),
         *("above one third", "left", "as planned"),
@@ -268,17 +271,16 @@ def _bases(d: Disclosure) -> list[str]:
 def _base_row(test: Modification) -> tuple[str, ...]:
     base = test.base
     source = escape(base.source) or "none"
-    left = " or ".join(_left(test.own, limit) for limit in test.limits)
+    left = " or ".join(_left(third.done, third.flops) for third in test.thirds)
+    planned = " or ".join(dict.fromkeys(map(_planned, test.thirds)))
     return (
         *(_base_name(base), both(base.flops), source, share(test.share)),
-        *(_answers(test), left, _planned(test)),
+        *(_answers(test), left, planned),
     )
 
 
-def _planned(test: Modification) -> str:
-    if test.planned is None:
-        return "no plan given"
-    return " or ".join(_WITHIN[test.planned.above(limit)] for limit in test.limits)
+def _planned(third: Third) -> str:
+    return "no plan given" if third.planned is None else _WITHIN[third.above_as_planned]
 
 
 def _base_name(base: Base) -> str:
@@ -287,31 +289,33 @@ def _base_name(base: Base) -> str:
 
 def _answers(test: Modification) -> str:
     told = [
-        f"{_WITHIN[test.above(limit)]} (a third is {two_digits(limit)})" for limit in test.limits
+        f"{_WITHIN[third.above]} (a third is {two_digits(third.flops)})" for third in test.thirds
     ]
     if test.base.flops is not None:
         return told[0]
     return (
-        f"of the general-purpose threshold, as the original's compute is unknown: {told[0]}; of "
-        f"the systemic one, if the original has such risk: {told[1]}"
+        "of the general-purpose threshold, where the original's compute is unknown and cannot be "
+        f"estimated: {told[0]}; of the systemic one, if the original has such risk: {told[1]}"
     )
 
 
 def _thresholds(d: Disclosure) -> list[str]:
-    total, projected = d.total, d.projected
     head = ("threshold", "", "reached", "left", "device time left at this rate", "as planned")
-    rows: list[tuple[str, ...]] = [
-        (
-            f"{limit:.0e}".replace("e+", "e"),
-            name,
-            _reached(total, limit),
-            _left(total, limit),
-            _time_left(d, total, limit),
-            "no plan given" if projected is None else _reached(projected, limit),
-        )
-        for limit, name in THRESHOLDS
-    ]
-    return table(head, rows)
+    rows = [_threshold_row(d, limit, name) for limit, name in THRESHOLDS]
+    told = [_UPDATES_ALONE, ""] if d.of("synthetic_data") else []
+    return [*told, *table(head, rows)]
+
+
+def _threshold_row(d: Disclosure, limit: int, name: str) -> tuple[str, ...]:
+    amount, planned = d.towards(limit)
+    return (
+        f"{limit:.0e}".replace("e+", "e"),
+        name,
+        _reached(amount, limit),
+        _left(amount, limit),
+        _time_left(d, amount, limit),
+        "no plan given" if planned is None else _reached(planned, limit),
+    )
 
 
 def _reached(amount: Amount, limit: int) -> str:

@@ -12,12 +12,17 @@ from computemeter.disclosure import DisclosureError
 from computemeter.disclosure.entries import Base, Entry
 
 ONE_THIRD = Fraction(1, 3)
-"""Whoever modifies a model with more than this share of the compute that made it is taken for the
-provider of a new one (guidelines, section on downstream modifiers)."""
+"""Guidelines, section 3.2 (paragraph 63 of C(2025) 5045): that a modification took more than this
+share of the compute which had made the model is an indicative criterion that who modified it is the
+provider of the modified model."""
+
+GENERAL_PURPOSE, SYSTEMIC = 10**23, 10**25
+"""Training compute (FLOP) above which a model is taken for a general-purpose one (guidelines,
+paragraph 17), and above which it is presumed to have systemic risk (Article 51(2) AI Act)."""
 
 THRESHOLDS: tuple[tuple[int, str], ...] = (
-    (10**23, "EU: indicative criterion of a general-purpose AI model"),
-    (10**25, "EU: presumption of systemic risk; the Commission is to be notified within 2 weeks"),
+    (GENERAL_PURPOSE, "EU: indicative criterion of a general-purpose AI model"),
+    (SYSTEMIC, "EU: presumption of systemic risk; the Commission is to be notified within 2 weeks"),
     (10**26, "California SB 53 and New York: frontier model"),
 )
 
@@ -116,10 +121,25 @@ class Disclosure:
         """The same when all planned steps have run; None where no plan is given."""
         if all(entry.planned_steps is None for entry in self.counted):
             return None
-        return amount([*self._planned(), *self._of_bases()])
+        planned = ((entry.name, entry.projected) for entry in self.counted)
+        return amount([*planned, *self._of_bases()])
 
-    def _planned(self) -> list[tuple[str, int | None]]:
-        return [(entry.name, entry.projected) for entry in self.counted]
+    def towards(self, limit: int) -> tuple[Amount, Amount | None]:
+        """Return what is compared with a threshold: as it is, and as planned (None without a plan).
+
+        Up to the presumption of systemic risk the guidelines take for training compute what
+        directly updates parameters; from there on synthetic data too (annex A.1, paragraphs 118
+        and 119 of C(2025) 5045).
+        """
+        bases = self._of_bases()
+        return self._done(self.counted if limit > GENERAL_PURPOSE else self.of("training"), bases)
+
+    def _done(
+        self, entries: Sequence[Entry], bases: Sequence[tuple[str, int | None]] = ()
+    ) -> tuple[Amount, Amount | None]:
+        done = amount([*((entry.name, entry.flops) for entry in entries), *bases])
+        planned = amount([*((entry.name, entry.projected) for entry in entries), *bases])
+        return done, None if self.projected is None else planned
 
     @property
     def thrown_away(self) -> Amount:
@@ -149,8 +169,42 @@ class Disclosure:
     @property
     def modifications(self) -> list[Modification]:
         """The one-third test against each base."""
-        planned = None if self.projected is None else amount(self._planned())
-        return [Modification(base, self.own, planned) for base in self.bases]
+        return [Modification(base, self._thirds(base.flops)) for base in self.bases]
+
+    def _thirds(self, original: int | None) -> tuple[Third, ...]:
+        """Return what to compare with; both thresholds where the original's compute is unknown."""
+        limits = (GENERAL_PURPOSE, SYSTEMIC) if original is None else (original,)
+        return tuple(self._third(limit, systemic=limit >= SYSTEMIC) for limit in limits)
+
+    def _third(self, original: int, *, systemic: bool) -> Third:
+        # As `towards`: what training compute is depends on which kind of model it made.
+        entries = self.counted if systemic else self.of("training")
+        return Third(int(original * ONE_THIRD), *self._done(entries))
+
+
+@dataclass(frozen=True, slots=True)
+class Third:
+    """A third of a model's training compute, and what was done to the model.
+
+    Attributes:
+        flops: the third.
+        done: the training compute of what was done.
+        planned: the same when all planned steps have run; None without a plan.
+    """
+
+    flops: int
+    done: Amount
+    planned: Amount | None = None
+
+    @property
+    def above(self) -> bool | None:
+        """Whether what was done is more; None where it cannot be said."""
+        return self.done.above(self.flops)
+
+    @property
+    def above_as_planned(self) -> bool | None:
+        """The same when all planned steps have run; None also without a plan."""
+        return None if self.planned is None else self.planned.above(self.flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,35 +213,19 @@ class Modification:
 
     Attributes:
         base: the model.
-        own: what was done.
-        planned: what will have been done when all planned steps have run; None without a plan.
+        thirds: one; where the model's compute is unknown and cannot be estimated, a third of the
+            threshold of a general-purpose model and, for an original with systemic risk, of that
+            (guidelines, section 3.2, paragraph 64 of C(2025) 5045).
     """
 
     base: Base
-    own: Amount
-    planned: Amount | None = None
-
-    @property
-    def limits(self) -> tuple[int, ...]:
-        """A third of the original's compute; where that is unknown, of each EU threshold.
-
-        The guidelines take the threshold of systemic risk where the original has one, else that of
-        a general-purpose model.
-        """
-        if self.base.flops is not None:
-            return (int(self.base.flops * ONE_THIRD),)
-        return tuple(int(flops * ONE_THIRD) for flops, _ in THRESHOLDS[:2])
+    thirds: tuple[Third, ...]
 
     @property
     def share(self) -> float | None:
         """What was done / what had made the model; None where that is not known."""
-        if not self.base.flops or self.own.flops is None:
-            return None
-        return self.own.flops / self.base.flops
-
-    def above(self, limit: int) -> bool | None:
-        """Whether what was done is more; None where it cannot be said."""
-        return self.own.above(limit)
+        done = self.thirds[0].done.flops
+        return done / self.base.flops if self.base.flops and done is not None else None
 
 
 def assemble(

@@ -200,14 +200,32 @@ def test_two_runs_from_one_base_count_it_once():
 @pytest.mark.parametrize(("flops", "above"), [(30 * PF, False), (30 * PF - 3, True)])
 def test_the_one_third_test(flops, above):
     (test,) = made(bases=[Base(name="b", flops=flops)]).modifications
-    (limit,) = test.limits  # 10 PF were done here: not more than a third of 30 PF
-    assert test.above(limit) is above
+    (third,) = test.thirds  # 10 PF were done here: not more than a third of 30 PF
+    assert third.above is above
 
 
 def test_a_third_of_an_unknown_base_is_a_third_of_the_thresholds():
     (test,) = made(bases=[Base(name="b")]).modifications
-    assert test.limits == (10**23 // 3, 10**25 // 3)
-    assert [test.above(limit) for limit in test.limits] == [False, False]
+    assert [third.flops for third in test.thirds] == [10**23 // 3, 10**25 // 3]
+    assert [third.above for third in test.thirds] == [False, False]
+
+
+def test_synthetic_data_is_training_compute_of_models_with_systemic_risk_alone():
+    # Trained 4e22 and made data with 4e24: of 1e23 and of a model of 3e23 counts what updates
+    # parameters, 4e22; of 1e25, and of a model of 1.2e25 that has systemic risk, all 4.04e24.
+    flops = {"operations": 4 * 10**24, "gpu_time": None, "possible": None}
+    data = entry(name="d", category="synthetic_data", run="s", segments=(), **flops)
+    trained = {"operations": 4 * 10**22, "run_flops": 4 * 10**22, "possible": None}
+    bases = [Base(name="small", flops=3 * 10**23), Base(name="large", flops=12 * 10**24)]
+    found = made(entry(**trained), data, bases=bases)
+    small, large = (test.thirds[0] for test in found.modifications)
+    assert (small.done.flops, small.above) == (4 * 10**22, False)  # a third is 1e23
+    assert (large.done.flops, large.above) == (404 * 10**22, True)  # 4e24
+    assert found.towards(10**23)[0].flops == 4 * 10**22 + 123 * 10**23
+    assert found.towards(10**25)[0].flops == found.total.flops == 404 * 10**22 + 123 * 10**23
+    said = "Synthetic data counts for models with systemic risk alone"
+    assert markdown(found).count(said) == 2  # at the bases and at the thresholds
+    assert said not in markdown(made(bases=bases))
 
 
 def test_the_distance_to_the_thresholds():
@@ -388,10 +406,10 @@ def test_a_model_of_everything(tmp_path):
     assert (found.base.flops, found.total.flops) == (90 * PF, 102 * PF)
     assert found.projected.flops == 112 * PF
     text = markdown(found)
-    assert "| no (a third is 3.0e16) | 1.8e16 | no |" in text  # 12 of 30 PF; planned are 22
+    assert "| no (a third is 3.0e16) | 2.0e16 | no |" in text  # 10 of 30 PF; planned are 20
     assert "| 1,000,000 | 1,000,000,000 | given by hand as 2 x P x D x 1 passes; " in text
     assert "| tune | 1.0e15 (1,000,000,000,000,000) | an ablation |" in text
-    assert "2 kWh, as given by hand; of 1 more not measured" in text
+    assert "- Energy: 2 kWh as given by hand; of 1 more not known" in text
     assert json.loads(json.dumps(to_dict(found)))["scope"] == "the 1B model of March"
 
 

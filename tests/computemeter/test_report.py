@@ -1,6 +1,7 @@
 """`computemeter report`: a card or a disclosure, from a receipt, from ledgers, from a tracker."""
 
 import json
+import time
 from html.parser import HTMLParser
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from computemeter.cli import app
 from computemeter.commands.card import card, escape
 from computemeter.ledger import LedgerHeader, LedgerWriter
+from computemeter.ledger_runs import records_from_ledgers
 from computemeter.receipt import ComputeReceipt, write_receipt
 
 VALUES = {
@@ -39,6 +41,7 @@ VALUES = {
     "base_flops": 864 * 10**17,
     "parents": ("sha256:ab",),
     "project": "speech",
+    "energy_joules": 1.134e8,
     "version": "0.1.0",
 }
 TOTALS = {
@@ -56,6 +59,11 @@ TOTALS = {
     "peak_flops": 1e12,
     "assumed_utilization": 0.5,
 }
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def invoke(*arguments):
@@ -107,6 +115,7 @@ def test_a_card_says_everything():
         "Diagnosis": "the methods differ 2x",
         "Devices": "8 x NVIDIA H100 80GB HBM3, peak 989 TFLOP/s each (bf16)",
         "Device-hours": "4.5",
+        "Energy": "31.5 kWh (NVML, the GPU boards)",  # 1.134e8 / 3.6e6
         "Steps": "1,500 in 2 segments",
         "Run: work in the final weights": "86.4 EFLOP = 1 pfs-days",
         "Spent: all work of the run": "130 EFLOP = 1.5 pfs-days",
@@ -124,11 +133,13 @@ def test_what_is_not_known_is_unknown_and_never_zero():
         *("steps", "run_flops", "spent_flops", "lineage_flops", "model_flops", "gpu_time_flops"),
         *("ratio", "device_hours", "device_name", "device_count", "peak_flops"),
         *("assumed_utilization", "precision", "uncounted_ops", "base_model", "base_flops"),
+        "energy_joules",
     ]
     shown = rows(card(receipt(**dict.fromkeys(none), parents=(), created=1e300)))
     for name in ("Method 1, operations", "Method 2, GPU time", "Devices", "Device-hours"):
         assert shown[name] == "unknown"
     assert shown["Steps"] == "unknown in 2 segments"
+    assert shown["Energy"] == "not measured"
     assert shown["Ratio, method 2 / method 1"].startswith("unknown, ")
     assert shown["Not counted"] == "unknown"
     assert shown["Base model"] == "none"
@@ -295,6 +306,27 @@ def test_planned_steps_project_the_compute(tmp_path):
     assert "10 steps have run already" in refused(path, "--planned-steps", 9)
 
 
+def test_a_tracker_is_asked_again_only_for_what_changed(tmp_path, monkeypatch):
+    told = write_ledger(tmp_path, "a")
+    asked = []
+
+    def ask(_group, _tracker, _uri, request, **_):
+        asked.append(dict(request.memory.stamps()))
+        (record,) = records_from_ledgers([told])
+        request.memory.remember("r", "stamp", record)
+        request.memory.completed(time.time(), None)
+        return [record]
+
+    monkeypatch.setattr("computemeter.sources.ask_tracker", ask)
+    for options in ((), (), ("--no-cache",)):
+        made = invoke("r", "--source", "https://tracker", "--json", *options)
+        assert json.loads(made.output)["total"]["flops"] == 100
+    model = tmp_path / "m.toml"
+    model.write_text('name = "m"\n[[run]]\nid = "r"\nsource = "https://tracker"')
+    assert invoke("--model", model).exit_code == invoke("--model", model, "--no-cache").exit_code
+    assert asked == [{}, {"r": "stamp"}, {}, {"r": "stamp"}, {}]
+
+
 @pytest.mark.slow
 def test_a_run_in_a_real_mlflow_database(tmp_path):
     pytest.importorskip("mlflow")
@@ -307,6 +339,7 @@ def test_a_run_in_a_real_mlflow_database(tmp_path):
     client.set_tag(run.info.run_id, "computemeter.schema", "1")
     client.set_tag(run.info.run_id, "computemeter.segment.a", json.dumps(totals))
     made = json.loads(invoke(run.info.run_id, "--source", uri, "--json").output)
+    assert [*(tmp_path / "cache").rglob("*.sqlite")]
     (entry,) = made["entries"]
     assert (entry["origin"], entry["name"], entry["flops"]) == ("tracker", "small", 100)
     assert made["errors"]["own"]["within"] is None  # no tracker says how steps were counted

@@ -1,6 +1,7 @@
 """`computemeter runs`: a line for each run, and what they spent together."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from ledgers import header, totals, write
@@ -146,6 +147,44 @@ def test_bad_input_is_one_line_and_a_failure(source, tmp_path, monkeypatch):
     assert len(result.output.splitlines()) == 1
     assert "s3cret" not in result.output
     assert list(tmp_path.iterdir()) == []  # a database that is not there is not made
+
+
+def names(*arguments):
+    return [run["name"] for run in json.loads(invoke(*arguments, "--json").stdout)["runs"]]
+
+
+def test_runs_are_filtered_as_those_of_a_trend_and_counted(folder):
+    day = header("seg-4", run="4", name="new", started=1_767_225_600.0, project="speech")
+    write(folder, day, totals())  # 2026-01-01, UTC; the others are of 1970
+    assert names(folder, "--since", "2026-01-01") == ["new"]
+    assert names(folder, "--since", "2026-01-02") == []
+    assert names(folder, "--user", "ann") == ["fine"]
+    assert names(folder, "--project", "speech") == ["new"]
+    result = invoke(folder, "--user", "ann")
+    assert "1 run, spent 2 PFLOP" in result.stdout
+    assert "3 runs left out as asked for" in result.stdout
+    assert json.loads(invoke(folder, "--user", "ann", "--json").stdout)["filtered"] == 3
+    assert invoke(folder, "--user", "an").stdout == "4 runs left out as asked for\n"
+    assert "left out as asked for" not in invoke(folder).stdout
+
+
+def test_tags_are_of_trackers(folder, monkeypatch):
+    found = [
+        replace(run, tags=tags)
+        for run, tags in zip(module.records([folder]), ({"a": "1"}, {"a": "2"}, {}), strict=True)
+    ]
+    monkeypatch.setattr(module, "records", lambda _sources, warn: found)
+    assert names("x", "--tag", "a") == ["fine", "dark"]
+    assert names("x", "--tag", "a", "--tag", "a=2") == ["dark"]
+    assert names("x", "--tag", "b") == []
+
+
+def test_a_day_that_is_none_is_one_line(folder):
+    result = invoke(folder, "--since", "soon")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "computemeter: 'soon': accepted is a day such as 2026-01-31, or an age such as 90d\n"
+    )
 
 
 def test_help_shows_an_example():
