@@ -62,6 +62,11 @@ class Carried:
         """Their busy seconds x devices; None where one has none."""
         return _sum(each.busy_device_seconds for each in self.segments.values())
 
+    @property
+    def energy_joules(self) -> float | None:
+        """Drawn by their GPUs; None where it was not measured in one."""
+        return _sum(each.energy_joules for each in self.segments.values())
+
     def with_segments(self, found: Mapping[str, SegmentTotals]) -> Self:
         """Add what is known of segments from elsewhere; of one known twice the later state holds.
 
@@ -69,7 +74,7 @@ class Carried:
         """
         segments = dict(self.segments)
         for name, totals in found.items():
-            segments[name] = max(segments.get(name, totals), totals, key=lambda each: each.steps)
+            segments[name] = max(totals, segments.get(name, totals), key=lambda each: each.steps)
         return replace(self, segments=segments)
 
     def to_state(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 from computemeter.clock import TrainingClock
 from computemeter.device_clock import DeviceClock
@@ -77,6 +78,14 @@ class HostTime:
     def stall_in_training(self) -> float | None:
         """Waiting for data between two steps; None where that could not be seen."""
         return None if self.waiting is None else max(0.0, self.waiting - self.waiting_before)
+
+    def since(self, before: Self) -> Self:
+        """Return what was timed after an earlier reading of the same run."""
+        spent: dict[str, Any] = {}
+        for name in (each.name for each in fields(self)):
+            now, then = getattr(self, name), getattr(before, name)
+            spent[name] = None if now is None else now - (then or 0)
+        return type(self)(**spent)
 
     def parts(self) -> dict[str, float]:
         """Return the parts of the wall time, in seconds: they add up to it.

@@ -16,7 +16,9 @@ from computemeter.carried import Carried
 from computemeter.clock import TrainingClock, Window
 from computemeter.counters.signature import examples
 from computemeter.device_clock import DeviceClock, TorchClock
+from computemeter.energy import RunEnergy
 from computemeter.failures import Failures
+from computemeter.forecast import Outlook
 from computemeter.host_time import HostTimer
 from computemeter.journal import Journal, Place
 from computemeter.options import Options, OptionValues, check_count
@@ -66,6 +68,7 @@ class Meter:
 
     Args:
         log_every: steps between two records in the ledger and the trackers.
+        total_steps: that this launch will run, where you know; the time left is told by it.
         options: see `computemeter.options.Options`.
 
     Raises:
@@ -73,9 +76,18 @@ class Meter:
         TypeError: an option does not exist.
     """
 
-    def __init__(self, *, log_every: int = 50, **options: Unpack[OptionValues]) -> None:
+    def __init__(
+        self,
+        *,
+        log_every: int = 50,
+        total_steps: int | None = None,
+        **options: Unpack[OptionValues],
+    ) -> None:
         check_count("log_every", log_every)
-        self.options = Options.from_user(options, also=("log_every",))
+        if total_steps is not None:
+            check_count("total_steps", total_steps)
+        self.options = Options.from_user(options, also=("log_every", "total_steps"))
+        self.outlook = Outlook(total_steps)
         self.failures = Failures()
         self._log_every: int | None = log_every
         self._clock = TrainingClock()
@@ -92,6 +104,7 @@ class Meter:
         self._device: Device | None = None
         self._device_clock: DeviceClock = TorchClock(self._torch_device)
         self._activity = RunActivity(self._torch_device)
+        self._energy = RunEnergy(self._torch_device)
         self._carried = Carried()
         self._journal: Journal | None = None
         self._opened = False
@@ -209,7 +222,9 @@ class Meter:
         until they end. The other ranks have their own part alone, with one device, and say so in
         `warnings`.
         """
-        summary = summarise(self._read(), self.failures.call(self._book.formula))
+        reading = self._read()
+        projection = self.failures.call(self.outlook.against, reading, ended=self._closed)
+        summary = summarise(reading, self.failures.call(self._book.formula), projection)
         return nothing_measured(summary) if self.off else summary
 
     def state_dict(self) -> dict[str, Any]:
@@ -291,6 +306,8 @@ class Meter:
         if self._step is not None:
             self._drop_step()
             self.ensure_off()
+        if not self._steps:
+            self.failures.call(self._energy.begin)
         step = self._step = _Step()
         self._clock.start_step()
         counter = self._counter = self._counter or _torch_counter(self.failures)
@@ -325,6 +342,8 @@ class Meter:
         """Begin a call that runs several steps, known only when it has ended."""
         if self.off:
             return
+        if not self._steps:
+            self.failures.call(self._energy.begin)
         self._drop_step()
         self._clock.start_step()
 
@@ -359,11 +378,17 @@ class Meter:
         self._kept_at = self._clock.training_seconds
         # At a checkpoint all ranks meet; between logging steps nobody waits for anybody.
         self.failures.call(self._exchange, WAIT_LOGGING if sync else 0.0)
-        if self._journal is not None and self._place.writes:
-            # The tracker's step, which is not this segment's count of steps.
-            step = self._last.step if self._last else 0
-            now = take_snapshot(self._read(), self._last, step=step, time=time.time())
-            self._journal.keep(now, sync=sync)
+        self._keep_totals(sync=sync)
+
+    def _keep_totals(self, *, sync: bool = False) -> Snapshot | None:
+        """Record the totals in the ledger alone."""
+        if self._journal is None or not self._place.writes:
+            return None
+        # The tracker's step, which is not this segment's count of steps.
+        step = self._last.step if self._last else 0
+        now = take_snapshot(self._read(), self._last, step=step, time=time.time())
+        self._journal.keep(now, sync=sync)
+        return now
 
     def _book_step(self, batch: Any, facts: Hashable, seconds: float) -> bool:
         """Book a step of an execution; say whether it is the first of its kind."""
@@ -435,14 +460,19 @@ class Meter:
         return snapshot
 
     def _record(self, step: int, loss: float | None = None) -> Snapshot:
-        reading = self._read()
-        snapshot = take_snapshot(reading, self._last, step=step, time=time.time(), loss=loss)
+        reading, now = self._read(), time.time()
+        ahead = None if self._closed else self.failures.call(self.outlook.look, reading, now)
+        snapshot = take_snapshot(
+            reading, self._last, step=step, time=now, loss=loss, forecast=ahead
+        )
         self._last, self._kept_at = snapshot, self._clock.training_seconds
         if self._journal is not None:
             self._journal.write(snapshot)
         if self._place.writes:  # for all ranks
             known = reading.no_count_reason is not None
             self.telling.hear(snapshot.judgement, self._journal, known=known)
+            if self.options.verbose:
+                self.failures.call(self.outlook.tell, reading)
         return snapshot
 
     @same_random_numbers()
@@ -462,10 +492,12 @@ class Meter:
         self._clock.end()
         self.ensure_off()
         self.failures.call(self._open)
+        self.failures.call(self._energy.sample, last=True)
         self.failures.call(self._part, status)
         self.failures.call(self._record_last, self._steps if step is None else step)
         self.failures.call(self._device_clock.close)
         self.failures.call(self._activity.close)
+        self.failures.call(self._energy.close)
         if self._journal is None:
             return
         reading = self.failures.call(self._read)
@@ -513,10 +545,18 @@ class Meter:
         elif (self._last.totals.model_flops or 0) != self._read().model_flops:
             # Added by hand, or another rank's: the last step has its value.
             self._record(self._last.step + 1)
+        elif self._last.totals.energy_joules != self._read().energy_joules:
+            self._last = self._keep_totals() or self._last
 
     def _exchange(self, seconds: float = WAIT_LOGGING) -> None:
         if not self._closed:
-            self._ranks.exchange(self._book.totals, seconds=seconds, device=self._device_name())
+            self.failures.call(self._energy.sample)
+            self._ranks.exchange(
+                self._book.totals,
+                seconds=seconds,
+                device=self._device_name(),
+                energy=self._energy.drawn,
+            )
 
     def _part(self, status: str) -> None:
         """Tell the other ranks that this one has ended; on rank 0 hear of their ends."""
@@ -528,6 +568,7 @@ class Meter:
             ended=True,
             seconds=seconds,
             device=self._device_name(),
+            energy=self._energy.drawn,
         )
         if (missing := self._ranks.missing()) is not None:
             self.failures.warn(missing)
@@ -572,6 +613,7 @@ class Meter:
             dtype=getattr(self._counter, "dtype", None),
             no_count_reason=getattr(self._counter, "problem", None),
             started=self._started,
+            energy_joules=safely(ranks.energy, self._energy.drawn),
         )
 
     def _device_name(self) -> str:

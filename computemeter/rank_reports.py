@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import hypot
+from types import MappingProxyType
 
 from computemeter.book import Sums, Totals
 from computemeter.records import Count
 
 _NAMES_KEPT = 256
+NOT_MEASURED: Mapping[str, float] = MappingProxyType({})
+"""The energy of a rank that cannot read its GPU's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class Report:
         known: False where steps ran and none could be counted.
         ended: whether it is its last.
         device: what it trains on; empty before that is known.
+        energy: joules by the UUID of its GPU; empty where they are not measured.
     """
 
     steps: int
@@ -30,12 +34,21 @@ class Report:
     samples: int | None
     standard_error: float | None
     device: str = ""
+    energy: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, totals: Totals, *, ended: bool = False, device: str = "") -> Report:
+    def of(
+        cls,
+        totals: Totals,
+        *,
+        ended: bool = False,
+        device: str = "",
+        energy: Mapping[str, float] = NOT_MEASURED,
+    ) -> Report:
         """Sum up a rank's own book."""
         return cls(
             device=device,
+            energy=dict(energy),
             steps=totals.steps,
             known=totals.estimated_steps < totals.steps or not totals.steps,
             ended=ended,
@@ -71,6 +84,25 @@ def merge_reports(own: Totals, others: Iterable[Report], world_size: int) -> Tot
         samples=_samples(known, world_size),
         standard_error=_standard_error(known, world_size),
     )
+
+
+def add_energy(ranks: Iterable[Mapping[str, float]]) -> float | None:
+    """Add up joules by GPU; None where one rank has none.
+
+    A GPU that several ranks share counts once, with the longest reading of it.
+
+    >>> add_energy([{"GPU-a": 5.0}, {"GPU-a": 6.0}, {"GPU-b": 2.0}])
+    8.0
+    >>> add_energy([{"GPU-a": 5.0}, {}]) is None
+    True
+    """
+    drawn: dict[str, float] = {}
+    for rank in ranks:
+        if not rank:
+            return None
+        for gpu, joules in rank.items():
+            drawn[gpu] = max(drawn.get(gpu, 0.0), joules)
+    return sum(drawn.values())
 
 
 def _samples(known: list[Report], world_size: int) -> int | None:

@@ -13,13 +13,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
 from computemeter.book import Totals
-from computemeter.rank_reports import Report, merge_reports
+from computemeter.rank_reports import NOT_MEASURED, Report, add_energy, merge_reports
 
 WAIT_LOGGING = 1.0
 """Seconds that rank 0 waits at most at a logging step for ranks that have not reached it."""
@@ -74,6 +74,7 @@ class Ranks(Protocol):
         ended: bool = False,
         seconds: float = WAIT_LOGGING,
         device: str = "",
+        energy: Mapping[str, float] = NOT_MEASURED,
     ) -> None:
         """Tell the others this rank's totals and, on rank 0, hear theirs.
 
@@ -82,10 +83,14 @@ class Ranks(Protocol):
             ended: this is the last time.
             seconds: to wait at most for those that are not as far yet.
             device: what this rank trains on.
+            energy: joules that its GPU drew, by that one's UUID; empty where not measured.
         """
 
     def merge(self, totals: Totals) -> Totals:
         """Add up what is known of all ranks; on ranks but 0 return this rank's own."""
+
+    def energy(self, own: Mapping[str, float]) -> float | None:
+        """Add up the joules of all ranks, on ranks but 0 return this one's; None: not measured."""
 
     def missing(self) -> str | None:
         """Say, at the end, whose end has not been heard of; None where all have been."""
@@ -114,12 +119,17 @@ class SoloRanks:
         ended: bool = False,
         seconds: float = WAIT_LOGGING,
         device: str = "",
+        energy: Mapping[str, float] = NOT_MEASURED,
     ) -> None:
         """Do nothing: there is nobody to hear."""
 
     def merge(self, totals: Totals) -> Totals:
         """Take the other processes to have done what this one did."""
         return totals if self.world_size == 1 else merge_reports(totals, [], self.world_size)
+
+    def energy(self, own: Mapping[str, float]) -> float | None:
+        """Return that of the only GPU; of several only one was read."""
+        return add_energy([own]) if self.devices == 1 else None
 
     def missing(self) -> str | None:
         """Say that nobody was asked."""
@@ -182,6 +192,7 @@ class StoreRanks:
         ended: bool = False,
         seconds: float = WAIT_LOGGING,
         device: str = "",
+        energy: Mapping[str, float] = NOT_MEASURED,
     ) -> None:
         """Write this rank's totals; on rank 0 read the others', waiting a little for the late.
 
@@ -191,7 +202,7 @@ class StoreRanks:
         """
         if self._gone or (self._busy and self._busy.is_alive()):
             return
-        report = Report.of(totals(), ended=ended, device=device)
+        report = Report.of(totals(), ended=ended, device=device, energy=energy)
         self._device = device
         if self.rank:
             self._bounded(0.0, lambda: self._store.set(_key(self.rank), report.to_json()))
@@ -205,6 +216,13 @@ class StoreRanks:
         if self.rank:
             return totals
         return merge_reports(totals, self._heard.values(), self.world_size)
+
+    def energy(self, own: Mapping[str, float]) -> float | None:
+        """Add up this rank's joules and what the others last reported."""
+        if self.rank:
+            return add_energy([own])
+        heard = [report.energy for report in self._heard.values()]
+        return add_energy([own, *heard]) if len(heard) == self.world_size - 1 else None
 
     def missing(self) -> str | None:
         """Name the ranks whose end rank 0 has not heard of, and those it knows no count of."""

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from computemeter._version import __version__
-from computemeter.ledger import FOLDER
 from computemeter.peak_files import reason
 from computemeter.sinks import redact
 from computemeter.units import pfs_days
@@ -31,7 +30,6 @@ SCHEMA = 1
 KIND = "computemeter receipt"
 FILE_NAME = "compute_receipt.json"
 
-_LEVELS_UP = 2
 # No receipt is longer; without a bound, a file of something else would be read to its end.
 _LONGEST = 1 << 24
 
@@ -75,6 +73,7 @@ class ComputeReceipt:
         project: from `project=`.
         team: from `team=`.
         category: from `category=`; None in a receipt of before there were any.
+        energy_joules: drawn by the GPUs, all segments; None where it was not measured in one.
         created: seconds since the epoch.
         version: of computemeter.
         extra: fields of the file that this version does not know.
@@ -119,6 +118,7 @@ class ComputeReceipt:
     project: str | None = None
     team: str | None = None
     category: str | None = None
+    energy_joules: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     hash: str = field(init=False)
 
@@ -143,7 +143,7 @@ class ComputeReceipt:
 
 
 _GIVEN = {each.name for each in fields(ComputeReceipt) if each.init} - {"extra"}
-_LATER = {"category"}  # what receipts of schema 1 did not have from the beginning
+_LATER = {"category", "energy_joules"}  # what receipts of schema 1 did not have from the beginning
 _NOT_GIVEN = {"pfs_days", "pfs_days_gpu_time"}  # they follow from what is given
 
 
@@ -205,39 +205,6 @@ def read_receipt(path: str | Path) -> ComputeReceipt:
     # As in the file, also where this version would hide more of a text than the one that wrote it.
     _set(receipt, "hash", stated)
     return receipt
-
-
-def find_receipt(path: str | Path) -> Path | None:
-    """Find the receipt of a model; None where there is none, or no such path.
-
-    Args:
-        path: a file `*.json`, which is the receipt; a folder with one; or a checkpoint, file or
-            folder. It is looked for in the folder, in its `compute_ledger`, and in the folders
-            above, two at most, as long as the one left is of checkpoints by its name
-            ("checkpoints", "checkpoint-500", "last.ckpt"): further up are other models.
-    """
-    start = Path(path).expanduser().absolute()
-    if start.suffix == ".json" and start.is_file():
-        return start
-    files = (place / FILE_NAME for place in receipt_folders(start))
-    return next((file for file in files if file.is_file()), None)
-
-
-def receipt_folders(path: Path) -> Iterator[Path]:
-    """Yield where the receipt of a checkpoint or folder may lie, the nearest first."""
-    if not path.exists():
-        return
-    folder = path if path.is_dir() else path.parent
-    for above in range(_LEVELS_UP + 1):
-        yield from (folder, folder / FOLDER)
-        if above == _LEVELS_UP or not _of_checkpoints(folder):
-            return
-        folder = folder.parent
-
-
-def _of_checkpoints(folder: Path) -> bool:
-    name = folder.name.lower()
-    return "checkpoint" in name or "ckpt" in name
 
 
 def _set(receipt: ComputeReceipt, name: str, value: object) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+from computemeter.forecast import Forecast, Projection
+
 Verdict = Literal["agree", "warn", "alarm", "unknown"]
 Cause = Literal[
     "count_suspect",
@@ -108,6 +110,8 @@ class SegmentTotals:
         device_count: devices trained on.
         peak_flops: dense peak of one device in FLOP/s at the precision used.
         assumed_utilization: the share of peak that method 2 assumes.
+        energy_joules: drawn by the GPUs trained on, see `computemeter.energy`; None where it was
+            not measured on all of them.
     """
 
     steps: int = 0
@@ -127,6 +131,7 @@ class SegmentTotals:
     device_count: int | None = None
     peak_flops: float | None = None
     assumed_utilization: float | None = None
+    energy_joules: float | None = None
 
     @classmethod
     def from_mapping(cls, totals: Mapping[str, Any]) -> Self:
@@ -178,6 +183,7 @@ class Snapshot:
         uncounted_ops: calls per operator that does arithmetic and has no formula.
         metrics: the values for the trackers under their fixed names (`compute/pfs_days`, ...);
             rates cover the interval since the last snapshot.
+        forecast: what is expected of the run from here; None where nothing can be said.
     """
 
     time: float
@@ -186,6 +192,7 @@ class Snapshot:
     judgement: Judgement
     uncounted_ops: Mapping[str, int]
     metrics: Mapping[str, float]
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +249,10 @@ class Summary:
         spent_flops: everything burned in this run's segments.
         lineage_flops: run plus the base it started from; None where the base is not known.
         warnings: what went wrong inside the meter.
+        energy_joules: drawn by the GPUs trained on, see `computemeter.energy`; None where it was
+            not measured on all of them.
+        projection: what the first forecast said beside what became of it; None where there was
+            none.
     """
 
     steps: int
@@ -288,6 +299,8 @@ class Summary:
     spent_flops: int | None
     lineage_flops: int | None
     warnings: tuple[str, ...] = ()
+    energy_joules: float | None = None
+    projection: Projection | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, fit for `json.dumps`."""

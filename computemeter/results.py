@@ -10,6 +10,7 @@ from computemeter.book import Totals
 from computemeter.carried import Carried
 from computemeter.estimate import CPU_UTILIZATION, GPU_UTILIZATION, flops_from_gpu_time
 from computemeter.evidence import Evidence
+from computemeter.forecast import Forecast, Projection
 from computemeter.host_time import HostTime
 from computemeter.options import Options
 from computemeter.peaks import effective_peak, main_precision
@@ -39,6 +40,7 @@ class Reading:
         dtype: that the model computes in, as far as the counter knows without having counted.
         no_count_reason: why nothing can be counted.
         started: when the segment began, in seconds since the epoch.
+        energy_joules: drawn by the GPUs of all processes; None where one is not measured.
     """
 
     totals: Totals
@@ -58,6 +60,7 @@ class Reading:
     dtype: str | None = None
     no_count_reason: str | None = None
     started: float | None = None
+    energy_joules: float | None = None
 
     @property
     def measured(self) -> bool:
@@ -145,6 +148,12 @@ class Reading:
         """Busy seconds x devices over all segments; None where one has none."""
         own, before = self.busy_seconds, self.carried.busy_device_seconds
         return None if own is None or before is None else own * self.device_count + before
+
+    @property
+    def run_energy_joules(self) -> float | None:
+        """Energy over all segments of the run; None where one has none."""
+        own, before = self.energy_joules, self.carried.energy_joules
+        return None if own is None or before is None else own + before
 
     def _with(self, before: int | None) -> int | None:
         return None if before is None or not self.measured else before + self.model_flops
@@ -242,7 +251,9 @@ def _per(counted: Count, divisor: int) -> float | None:
     return counted.model_flops / divisor if divisor else None
 
 
-def summarise(reading: Reading, flops_formula: str | None = None) -> Summary:
+def summarise(
+    reading: Reading, flops_formula: str | None = None, projection: Projection | None = None
+) -> Summary:
     """Write the summary of this segment; `flops_formula` as the book knows it."""
     totals, judgement = reading.totals, judge_segment(reading)
     flops, hardware, steps = reading.model_flops, reading.hardware_flops, totals.steps
@@ -294,6 +305,8 @@ def summarise(reading: Reading, flops_formula: str | None = None) -> Summary:
         spent_flops=reading.spent_flops,
         lineage_flops=reading.lineage_flops,
         warnings=reading.warnings,
+        energy_joules=reading.energy_joules,
+        projection=projection,
     )
 
 
@@ -304,6 +317,7 @@ def take_snapshot(
     step: int,
     time: float,
     loss: float | None = None,
+    forecast: Forecast | None = None,
 ) -> Snapshot:
     """Write the state at one logging step, with rates since the previous snapshot.
 
@@ -313,6 +327,7 @@ def take_snapshot(
         step: the tracker's step.
         time: seconds since the epoch.
         loss: the training loss, logged again beside the compute.
+        forecast: what is expected of the run; the trackers have it only with `verbose=2`.
     """
     judgement = judge_run(reading)
     metrics = {
@@ -320,6 +335,9 @@ def take_snapshot(
         **_interval_metrics(reading, previous.totals if previous else None),
         "compute/loss": loss,
     }
+    if forecast is not None and reading.options.verbose > 1:
+        metrics["compute/eta_seconds"] = forecast.seconds_left
+        metrics["compute/projected_pfs_days"] = forecast.pfs_days
     return Snapshot(
         time=time,
         step=step,
@@ -327,6 +345,7 @@ def take_snapshot(
         judgement=judgement,
         uncounted_ops=reading.totals.count.uncounted_ops,
         metrics={name: value for name, value in metrics.items() if value is not None},
+        forecast=forecast,
     )
 
 
@@ -351,6 +370,7 @@ def segment_totals(reading: Reading, judgement: Judgement) -> SegmentTotals:
         device_count=reading.device_count,
         peak_flops=reading.peak_flops,
         assumed_utilization=reading.assumed_utilization,
+        energy_joules=reading.energy_joules,
     )
 
 

@@ -61,4 +61,5 @@ def receipt_of(
         project=reading.options.project,
         team=reading.options.team,
         category=reading.options.category,
+        energy_joules=reading.run_energy_joules,
     )

@@ -39,6 +39,7 @@ class SegmentRecord:
         lineage_flops: the same with the base.
         verdict: of the run, as of this segment.
         cause: of the run, as of this segment.
+        energy_joules: drawn by the GPUs trained on; None where it was not measured.
     """
 
     id: str
@@ -51,6 +52,7 @@ class SegmentRecord:
     lineage_flops: int | None = None
     verdict: Verdict = "unknown"
     cause: Cause = "none"
+    energy_joules: float | None = None
 
     @classmethod
     def from_totals(cls, segment: str, totals: Mapping[str, Any]) -> Self:
@@ -66,6 +68,7 @@ class SegmentRecord:
             lineage_flops=whole(totals.get("lineage_flops")),
             verdict=a_verdict(totals.get("verdict")),
             cause=a_cause(totals.get("cause")),
+            energy_joules=number(totals.get("energy_joules")),
         )
 
 

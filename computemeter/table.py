@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
+from rich.control import Control
+from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
 from computemeter.records import Device, Summary
 from computemeter.units import format_compute, format_flops, format_pfs_days, format_seconds
+from computemeter.wording import projected
 
 STYLES = {"agree": "green", "warn": "yellow", "alarm": "red", "unknown": "dim"}
 _OPS_SHOWN = 4
@@ -21,8 +24,15 @@ def print_start(device: Device, count: int) -> None:
     """Print the one line at the start of a run."""
     # Without a peak the source says why, and how to give one.
     reason = "" if device.peaks else f"; GPU time will be unknown: {device.source}"
-    line = f"computemeter: metering on {count} x {device.name}{reason}"
-    Console().print(Text(printable(line)), soft_wrap=True)
+    print_line(f"metering on {count} x {device.name}{reason}")
+
+
+def print_line(text: str) -> None:
+    """Print one line of the meter's, over a progress bar that stands in its place."""
+    console = Console()
+    # A bar is drawn anew, below; what is no terminal gets no control codes.
+    console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
+    console.print(Text(printable(f"computemeter: {text}")), soft_wrap=True)
 
 
 def print_summary(summary: Summary) -> None:
@@ -73,6 +83,7 @@ def _rows(summary: Summary) -> list[tuple[str, str]]:
         ("time", _time(summary)),
         ("mostly", _largest(summary)),
         *_whole_run(summary),
+        *_projected(summary),
     ]
     if summary.pfs_days_gpu_time_measured is not None:
         rows.insert(2, ("the same, measured use", _measured(summary)))
@@ -96,6 +107,10 @@ def _whole_run(summary: Summary) -> list[tuple[str, str]]:
     if lineage is not None and lineage != run:
         rows.append(("lineage, with the base", format_compute(lineage)))
     return rows
+
+
+def _projected(summary: Summary) -> list[tuple[str, str]]:
+    return [("projected", projected(summary.projection))] if summary.projection else []
 
 
 def _operations(summary: Summary) -> str:

@@ -10,20 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, Self
 
+from computemeter.nvml import UnavailableError, library, uuid_of, whole_gpu
 from computemeter.sinks import describe
 
 # NVML refreshes its samples inside: two of them should be more than 100 ms apart (NVML API
 # reference, nvmlGpmMetricsGet).
 _LEAST_SECONDS = 0.1
 _SUCCESS = 0
-_INSTALL = "pip install nvidia-ml-py"
-
-
-class UnavailableError(Exception):
-    """This device's tensor activity cannot be had; the message says why."""
 
 
 class TensorActivity:
@@ -61,9 +56,9 @@ class TensorActivity:
             explain: takes one line that says why, where the result is None.
         """
         try:
-            nvml = _nvml()
+            nvml = library("nvmlGpmMetricsGet")
             try:
-                return cls(nvml, _handle(nvml, _uuid(device)))
+                return cls(nvml, _handle(nvml, uuid_of(device)))
             except BaseException:
                 nvml.nvmlShutdown()
                 raise
@@ -127,43 +122,8 @@ class TensorActivity:
         return float(metric.value / 100)
 
 
-def _nvml() -> Any:
-    """Return NVML's Python module, initialised; each call wants its `nvmlShutdown`."""
-    try:
-        pynvml: Any = import_module("pynvml")
-    except ImportError as error:
-        raise UnavailableError(f"nvidia-ml-py is not installed: {_INSTALL}") from error
-    if not hasattr(pynvml, "nvmlGpmMetricsGet"):
-        raise UnavailableError(f"this pynvml is too old for GPM: {_INSTALL}")
-    pynvml.nvmlInit()
-    return pynvml
-
-
 def _handle(nvml: Any, uuid: str) -> Any:
-    if uuid.startswith("MIG-"):
-        # The whole board's activity would be the neighbours' too.
-        raise UnavailableError("a MIG slice is not sampled")
-    device = nvml.nvmlDeviceGetHandleByUUID(uuid)
+    device = whole_gpu(nvml, uuid)
     if not nvml.nvmlGpmQueryDeviceSupport(device).isSupportedDevice:
         raise UnavailableError("GPM needs a Hopper GPU or a newer one")
-    if _has_mig(nvml, device):
-        raise UnavailableError("the GPU is cut into MIG slices, which are not sampled")
     return device
-
-
-def _has_mig(nvml: Any, device: Any) -> bool:
-    try:
-        current, _pending = nvml.nvmlDeviceGetMigMode(device)
-    except nvml.NVMLError:  # a GPU that knows no MIG
-        return False
-    return bool(current)
-
-
-def _uuid(device: int | str) -> str:
-    """Return a device's UUID as NVML writes it; torch's index is not NVML's."""
-    if isinstance(device, str):
-        return device
-    import torch
-
-    uuid = str(torch.cuda.get_device_properties(device).uuid)
-    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"

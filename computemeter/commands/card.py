@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
+from computemeter.energy import kwh
 from computemeter.receipt import ComputeReceipt
 from computemeter.sinks import redact
 from computemeter.units import format_compute, format_flops
@@ -26,6 +27,7 @@ def card(receipt: ComputeReceipt) -> str:
         ("Diagnosis", escape(receipt.diagnosis)),
         ("Devices", _devices(receipt)),
         ("Device-hours", _hours(receipt.device_hours)),
+        ("Energy", _energy(receipt.energy_joules)),
         ("Steps", _steps(receipt)),
         ("Run: work in the final weights", _compute(receipt.run_flops)),
         ("Spent: all work of the run", _compute(receipt.spent_flops)),
@@ -86,6 +88,10 @@ def _devices(receipt: ComputeReceipt) -> str:
 
 def _hours(hours: float | None) -> str:
     return "unknown" if hours is None else f"{hours:,.0f}" if hours >= 999.5 else f"{hours:.3g}"
+
+
+def _energy(joules: float | None) -> str:
+    return "not measured" if joules is None else f"{kwh(joules):,.3g} kWh (NVML, the GPU boards)"
 
 
 def _steps(receipt: ComputeReceipt) -> str:

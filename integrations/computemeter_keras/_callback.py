@@ -23,6 +23,7 @@ from computemeter.ranks import torch_ranks
 from computemeter.records import Snapshot, Summary
 from computemeter_keras._backends import backend_of
 from computemeter_keras._fit import Fit
+from computemeter_keras._length import FitLength
 from computemeter_keras._resume import ResumeFile
 
 LogFreq = Literal["epoch", "batch"] | int
@@ -82,6 +83,7 @@ class ComputeMeter(keras.callbacks.Callback):
         self.failures = Failures()
         self._meter = Meter(**self._options)
         self._fit: Fit | None = None
+        self._length: FitLength | None = None
         self._resume = ResumeFile(None)
         self._trained: ref[Any] | None = None
         self._restored: tuple[Carried, int] | None = None
@@ -169,6 +171,8 @@ class ComputeMeter(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Note the epoch; of a model that is fitted again they go on, and do not begin anew."""
         self._epoch = max(self._epoch, epoch)
+        if self._length is not None:
+            self._length.begin_epoch(epoch, self._meter.steps)
 
     @guarded
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -176,6 +180,8 @@ class ComputeMeter(keras.callbacks.Callback):
         if self._fit is None:
             return
         self._fit.settle()
+        if self._length is not None:
+            self._length.end_epoch(self._meter.steps)
         if self._every is None:
             self.failures.call(self._log, self._epoch, logs)
         self._epoch += 1
@@ -221,6 +227,10 @@ class ComputeMeter(keras.callbacks.Callback):
             carried=resumed or carried,
             device_clock=backend.device_clock,
         )
+        self._length = None
+        if callbacks is not None:  # or it is a loop of the user's
+            self._length = FitLength(self.params or {}, callbacks.callbacks)
+            self._meter.outlook.length = self._length.left
         fit = Fit(
             self._meter,
             model,

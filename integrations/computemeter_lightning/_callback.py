@@ -19,6 +19,7 @@ from computemeter.patches import Patches, before
 from computemeter.ranks import torch_ranks
 from computemeter.records import Summary
 from computemeter.sinks import sink_name_of
+from computemeter_lightning._length import asking
 from computemeter_lightning._loss import LossWindow
 from computemeter_lightning._namespace import Callback
 from computemeter_lightning._steps import TrainerSteps
@@ -126,6 +127,7 @@ class ComputeMeter(Callback):
             ranks=torch_ranks(trainer.global_rank, trainer.world_size),
             carried=carried,
         )
+        self._meter.outlook.length = asking(trainer)
         self._loss = LossWindow(self._loss_key)
         self._wrap(trainer, pl_module)
         self._meter.metering = True

@@ -15,11 +15,11 @@ import pytest
 from computemeter.receipt import (
     ComputeReceipt,
     ReceiptError,
-    find_receipt,
     read_receipt,
     receipt_hash,
     write_receipt,
 )
+from computemeter.receipt_match import find_receipt
 
 VALUES = {
     "created": 1773480720.25,
