@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from computemeter.history import interrupted_run
     from computemeter.meter import Meter
+    from computemeter.planning.plan import plan
     from computemeter.records import Count, Device, Judgement, RunRecord, Snapshot, Summary
     from computemeter.units import PF, PFS_DAY, pfs_days
 
@@ -37,6 +38,7 @@ _HOMES = {
     "flops_from_parameters": "estimate",
     "interrupted_run": "history",
     "pfs_days": "units",
+    "plan": "planning.plan",
     "register_formula": "counters.registry",
 }
 
@@ -56,6 +58,7 @@ __all__ = [
     "flops_from_parameters",
     "interrupted_run",
     "pfs_days",
+    "plan",
     "register_formula",
 ]
 
