@@ -1,17 +1,18 @@
 """The command line: options, help and exit codes.
 
-What a command does is in `computemeter.commands`, one module each, imported when it is called.
+What a command does is in `computemeter.commands`, one module each, imported when it is called. The
+options of what comes before a run, `estimate` and `plan`, are in `computemeter.cli_planning`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import typer
 
 from computemeter._version import __version__
-from computemeter.commands import CommandError
+from computemeter.cli_output import Json, print_result, warn
+from computemeter.cli_planning import estimate_command, plan_command
 
 app = typer.Typer(
     name="computemeter",
@@ -22,8 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def main() -> None:
@@ -84,7 +83,7 @@ def doctor_command(
     """
     from computemeter.commands.doctor import doctor
 
-    _print(lambda: doctor(ops=ops, devices=devices, measure=measure, as_json=as_json))
+    print_result(lambda: doctor(ops=ops, devices=devices, measure=measure, as_json=as_json))
 
 
 @app.command(
@@ -145,10 +144,10 @@ def report_command(
     if card and (run is None or source or model or planned_steps or form != "md"):
         raise typer.BadParameter("--card wants a receipt, checkpoint or ledger, and only --json")
     if card:
-        _print(lambda: model_card(run or "", as_json=as_json))
+        print_result(lambda: model_card(run or "", as_json=as_json))
         return
     chosen: Literal["md", "json"] = "json" if as_json else form
-    _print(
+    print_result(
         lambda: report(
             run,
             sources=source or (),
@@ -197,7 +196,7 @@ def runs_command(
     from computemeter.commands.runs import Wishes, runs
 
     wishes = Wishes(since=since, user=user, project=project, tags=tag or ())
-    _print(lambda: runs(sources or (), wishes, as_json=as_json, warn=_warn))
+    print_result(lambda: runs(sources or (), wishes, as_json=as_json, warn=warn))
 
 
 @app.command(
@@ -231,7 +230,9 @@ def push_command(
     """
     from computemeter.commands.push import push
 
-    _print(lambda: push(ledgers, to=to, run_id=run_id, timeout=timeout, say=typer.echo, warn=_warn))
+    print_result(
+        lambda: push(ledgers, to=to, run_id=run_id, timeout=timeout, say=typer.echo, warn=warn)
+    )
 
 
 @app.command(
@@ -366,250 +367,18 @@ def trend_command(
         publish=publish,
         to=to,
     )
-    _print(lambda: trend(sources, wishes, warn=_warn))
+    print_result(lambda: trend(sources, wishes, warn=warn))
 
 
-@app.command(
+app.command(
     "estimate",
     short_help="A run's compute by hand: from its operations, its GPU time, or both.",
     epilog="Example: computemeter estimate --add-multiplies 750M --samples 1.2M --epochs 90 "
     "--peak '1.58 TFLOP/s' --devices 2 --time '5.5 days'",
-)
-def estimate_command(
-    *,
-    add_multiplies: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Method 1: multiply-adds of a forward pass of one example."),
-    ] = None,
-    operations: Annotated[
-        str | None,
-        typer.Option(metavar="FLOP", help="Instead: the same with adds and multiplies counted."),
-    ] = None,
-    samples: Annotated[
-        str | None, typer.Option(metavar="N", help="Examples in the training set: 1.28M.")
-    ] = None,
-    epochs: Annotated[str | None, typer.Option(metavar="N", show_default="1")] = None,
-    parameters: Annotated[
-        str | None, typer.Option(metavar="N", help="Method 1 of a language model, 6PD: 3.8B.")
-    ] = None,
-    active: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Of a mixture of experts: parameters active per token."),
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(metavar="N", help="Trained on, repetitions included: 3.3T.")
-    ] = None,
-    passes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N", show_default="3", help="Cost of a training step in forward passes."
-        ),
-    ] = None,
-    frozen: Annotated[
-        str | None,
-        typer.Option(metavar="SHARE", help="Share of the operations with frozen weights: 90 %."),
-    ] = None,
-    frozen_at: Annotated[
-        Literal["input", "throughout"] | None,
-        typer.Option(
-            help="Frozen first layers, which no gradient enters, or frozen throughout, where it "
-            "passes through (adapters)."
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Method 2: A100, 4xA100 or 4xA100@fp32.")
-    ] = None,
-    peak: Annotated[
-        str | None,
-        typer.Option(metavar="FLOP/S", help="Instead: dense peak of one device, 312 TFLOP/s."),
-    ] = None,
-    devices: Annotated[
-        str | None,
-        typer.Option(metavar="N", show_default="1", help="How many, with --peak."),
-    ] = None,
-    time: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Training time, in seconds or as 3 h 12 min, 5.5 days."),
-    ] = None,
-    device_hours: Annotated[
-        str | None, typer.Option(metavar="N", help="Instead: hours of all devices together: 200k.")
-    ] = None,
-    utilization: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE",
-            show_default="0.33",
-            help="Share of peak that is assumed; 0.17 is usual for CPUs.",
-        ),
-    ] = None,
-    factor: Annotated[
-        str | None, typer.Option(metavar="N", help="Anything else that the run multiplies by.")
-    ] = None,
-    examples: Annotated[
-        bool,
-        typer.Option(
-            "--examples", help="Work the examples of AI and compute, 2018, out; nothing else."
-        ),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Work out what a run costs, factor by factor, and whether the two methods agree.
-
-    Without a time, a device or peak says how long the operations take on it. Numbers may be
-    written 7.72e9, 200k, 3.8B, 3.3T; more in docs/estimate.md.
-    """
-    from computemeter.commands.estimate import Wishes, estimate
-    from computemeter.commands.published import examples as published
-
-    wishes = Wishes(
-        add_multiplies=add_multiplies,
-        operations=operations,
-        samples=samples,
-        epochs=epochs,
-        parameters=parameters,
-        active=active,
-        tokens=tokens,
-        passes=passes,
-        frozen=frozen,
-        frozen_at=frozen_at,
-        device=device,
-        peak=peak,
-        devices=devices,
-        time=time,
-        device_hours=device_hours,
-        utilization=utilization,
-        factor=factor,
-    )
-    if not examples:
-        _print(lambda: estimate(wishes, as_json=as_json))
-    elif wishes != Wishes():
-        raise typer.BadParameter("--examples wants no other option but --json")
-    else:
-        _print(lambda: published(as_json=as_json))
-
-
-@app.command(
+)(estimate_command)
+app.command(
     "plan",
     short_help="How long a training should take, over batch sizes and devices.",
     epilog="Example: computemeter plan --operations 7.72G --samples 1.28M --epochs 90 "
     "--batch '256 8192' --device A100 --count '1 8 64' --network ResNet-50 --plot plan.png",
-)
-def plan_command(
-    *,
-    batch: Annotated[
-        list[str],
-        typer.Option(
-            metavar="N", help="Examples of a step, all devices together; several: '256 8192'."
-        ),
-    ],
-    device: Annotated[
-        list[str],
-        typer.Option(
-            metavar="DEVICE",
-            help="A100, A100@fp32, cpu (this machine's), or a dense peak: '200 PFLOP/s'; "
-            "may be repeated.",
-        ),
-    ],
-    count: Annotated[
-        list[str] | None,
-        typer.Option(metavar="N", show_default="1", help="How many devices; several: '1 8 64'."),
-    ] = None,
-    add_multiplies: Annotated[
-        str | None,
-        typer.Option(metavar="N", help="Multiply-adds of a forward pass of one example."),
-    ] = None,
-    operations: Annotated[
-        str | None,
-        typer.Option(metavar="FLOP", help="Instead: the same with adds and multiplies counted."),
-    ] = None,
-    flops_per_sample: Annotated[
-        str | None,
-        typer.Option(metavar="FLOP", help="Instead: of training on one example, all passes."),
-    ] = None,
-    parameters: Annotated[
-        str | None, typer.Option(metavar="N", help="Instead: of a language model, for 6PD: 3.8B.")
-    ] = None,
-    tokens: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N",
-            help="With --parameters: trained on, repetitions included; a batch is in tokens unless "
-            "there are --samples.",
-        ),
-    ] = None,
-    samples: Annotated[
-        str | None, typer.Option(metavar="N", help="Examples in the training set: 1.28M.")
-    ] = None,
-    epochs: Annotated[str, typer.Option(metavar="N")] = "1",
-    passes: Annotated[
-        str, typer.Option(metavar="N", help="Cost of a training step in forward passes.")
-    ] = "3",
-    utilization: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE",
-            show_default="0.33, of the CPU 0.17",
-            help="Share of peak that is assumed.",
-        ),
-    ] = None,
-    learning_rate: Annotated[
-        str | None, typer.Option(metavar="RATE", help="Found at --base-batch.")
-    ] = None,
-    base_batch: Annotated[
-        str | None,
-        typer.Option(metavar="N", show_default="the smallest", help="Where linear scaling starts."),
-    ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="AlexNet or ResNet-50: of which batch sizes were reported that break accuracy.",
-        ),
-    ] = None,
-    plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a picture, too (.png, .svg).")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Print what a training costs, in how many iterations, and how long it should take.
-
-    "ideal" is at the devices' peak, "expected" at the share of it that training is assumed to
-    reach. Numbers may be written 7.72e9, 200k, 3.8B, 3.3T. `computemeter.plan` measures a model,
-    too; more in docs/plan.md.
-    """
-    from computemeter.commands.plan import Wishes, plan
-
-    wishes = Wishes(
-        batch=batch,
-        device=device,
-        count=count or ("1",),
-        samples=samples,
-        epochs=epochs,
-        operations=operations,
-        add_multiplies=add_multiplies,
-        flops_per_sample=flops_per_sample,
-        passes=passes,
-        parameters=parameters,
-        tokens=tokens,
-        utilization=utilization,
-        learning_rate=learning_rate,
-        base_batch=base_batch,
-        network=network,
-        plot=plot,
-    )
-    _print(lambda: plan(wishes, as_json=as_json))
-
-
-def _warn(message: str) -> None:
-    from computemeter.table import printable
-
-    typer.echo(f"computemeter: {printable(message)}", err=True)
-
-
-def _print(command: Callable[[], str]) -> None:
-    """Print what a command returns, or its error in one line, and exit with 1."""
-    try:
-        typer.echo(command())
-    except CommandError as error:
-        typer.echo(f"computemeter: {error}", err=True)
-        raise typer.Exit(1) from None
+)(plan_command)

@@ -152,11 +152,23 @@ def _names_with(words: frozenset[str]) -> list[str]:
 
 
 def _nearest(name: str) -> list[str]:
-    close = difflib.get_close_matches(normalise(name), _index())
-    return list(dict.fromkeys(_index()[alias].name for alias in close))
+    """Return devices of which an alias, or a part of one that has as many words, is like this."""
+    number = max(1, len(normalise(name).split()))
+    named: dict[str, list[str]] = {}
+    for alias, entry in _index().items():
+        for part in {alias, *_parts(alias, number)}:
+            named.setdefault(part, []).append(entry.name)
+    close = difflib.get_close_matches(normalise(name), named)
+    return list(dict.fromkeys(each for part in close for each in named[part]))
+
+
+def _parts(alias: str, number: int) -> list[str]:
+    """Return so many words of an alias that stand side by side, wherever they begin."""
+    words = re.split(r"[\s-]", alias)
+    return [" ".join(words[start : start + number]) for start in range(len(words) - number + 1)]
 
 
 def _or(names: list[str], most: int = 4) -> str:
-    if len(names) > most:
+    if len(names) > most + 1:  # one more is as short as to say so
         return f"{', '.join(names[:most])} or one of {len(names) - most} more"
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -43,7 +43,7 @@ class Wishes:
     operations: str | None = None
     add_multiplies: str | None = None
     flops_per_sample: str | None = None
-    passes: str = "3"
+    passes: str | None = None
     parameters: str | None = None
     tokens: str | None = None
     utilization: str | None = None
@@ -83,13 +83,15 @@ def _plan(wishes: Wishes) -> Plan:
         raise ValueError(f"give the operations in one way: {_WAYS}")
     if wishes.samples is None and wishes.tokens is None:
         raise ValueError("--samples is missing: how many the training set has")
+    if wishes.passes is not None and wishes.flops_per_sample is not None:
+        raise ValueError("--flops-per-sample is of all passes: leave --passes out")
     return make_plan(
         examples=_read(wishes, "samples"),
         epochs=_read(wishes, "epochs") or 1,
         flops_per_example=_read(wishes, "flops_per_sample"),
         operations_per_pass=_read(wishes, "operations"),
         add_multiplies_per_pass=_read(wishes, "add_multiplies"),
-        passes=_read(wishes, "passes") or 1,
+        passes=_read(wishes, "passes"),
         parameters=_read(wishes, "parameters"),
         tokens=_read(wishes, "tokens"),
         batch_sizes=_several("batch", wishes.batch),

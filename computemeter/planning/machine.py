@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from computemeter.estimate import GPU_UTILIZATION, flops_from_gpu_time
-from computemeter.peak_table import PRECISIONS
 from computemeter.planning.factors import count as count_text
 from computemeter.planning.quantities import check_peak
-from computemeter.trend.estimated import Hardware, assumed_hardware, estimate
+from computemeter.trend.estimated import assumed_hardware, peak_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +41,10 @@ class Machine:
             ValueError: not of this form, or a device without a peak; names the nearest.
         """
         found = assumed_hardware(text)
-        count = found.count or 1
-        fields = estimate(Hardware(), found, 1.0)  # a second's work: count x peak
-        assert isinstance(fields, dict), "assumed_hardware refuses a device without a peak"
-        name = f"{found.name} at {found.precision or _precision(found, fields)}"
-        return cls(fields["possible_flops"] / count, count, utilization, name)
+        peak = peak_of(found)
+        assert peak is not None, "assumed_hardware refuses a device without a peak"
+        rate, precision = peak
+        return cls(rate, found.count or 1, utilization, f"{found.name} at {precision}")
 
     def __str__(self) -> str:
         """Write what it is made of: "4 x A100 at bf16", "2 devices"."""
@@ -62,10 +59,3 @@ class Machine:
     def expected_seconds(self, flops: float) -> float:
         """Return the time that FLOP take on it at the assumed utilisation."""
         return self.ideal_seconds(flops) / self.utilization
-
-
-def _precision(found: Hardware, fields: dict[str, Any]) -> str | None:
-    """Name the precision that was chosen where none was given."""
-    each = ((at, estimate(Hardware(), replace(found, precision=at), 1.0)) for at in PRECISIONS)
-    chosen = {at for at, told in each if told == fields}
-    return next((at for at in ("bf16", "fp16", "fp32") if at in chosen), None)

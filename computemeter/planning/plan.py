@@ -9,27 +9,26 @@ Training in Minutes", 2017 (arXiv:1709.05011).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from computemeter.cpu import cpu_device
 from computemeter.planning.batch_size import is_past_limit, learning_rate_factor
 from computemeter.planning.factors import Method
 from computemeter.planning.machine import Machine
+from computemeter.planning.plan_devices import Devices, named, probed, probed_machine
 from computemeter.planning.plan_inputs import (
     WAYS,
     Work,
     check_utilization,
-    machine,
     operations,
     positive,
-    several,
     whole,
+    whole_numbers,
 )
-from computemeter.planning.plan_words import notes, warnings
+from computemeter.planning.plan_words import apart, notes, warnings
+from computemeter.planning.quantities import check_total
 
 if TYPE_CHECKING:
     from computemeter.planning.probe import ProbeResult
@@ -49,7 +48,9 @@ class PlanRow:
         learning_rate_factor: what linear scaling multiplies the learning rate by.
         learning_rate: the learning rate by that rule; None where none was given.
         past_limit: the batch is past what was reported to hold accuracy.
-        machine: the devices; None: the probed one, whose peak is not known.
+        device: name of one device.
+        devices: how many train together.
+        machine: the same with their peak; None where it is not known.
         ideal_seconds: of the whole training at their peak; None where either is not known.
         expected_seconds: at the assumed share of it; None where that is.
         measured_seconds: of the whole training on each device that was probed, alone: one for
@@ -63,15 +64,12 @@ class PlanRow:
     learning_rate_factor: float
     learning_rate: float | None
     past_limit: bool
+    device: str
+    devices: int
     machine: Machine | None
     ideal_seconds: float | None
     expected_seconds: float | None
     measured_seconds: tuple[float | None, ...]
-
-    @property
-    def devices(self) -> int:
-        """How many devices train together."""
-        return int(self.machine.devices) if self.machine else 1
 
     @property
     def device_hours(self) -> float | None:
@@ -82,7 +80,7 @@ class PlanRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, fit for `json.dumps`."""
-        return {**asdict(self), "devices": self.devices, "device_hours": self.device_hours}
+        return {**asdict(self), "device_hours": self.device_hours}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +121,11 @@ class Plan:
     def pfs_days(self) -> float | None:
         """The whole training, in petaflop/s-days; None where it is not known."""
         return self.operations.pfs_days if self.operations else None
+
+    @property
+    def batches(self) -> tuple[PlanRow, ...]:
+        """The rows of the first devices: one for each batch size."""
+        return self.rows[: len({row.batch_size for row in self.rows})]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for `json.dumps`; FLOP are exact."""
@@ -165,7 +168,7 @@ def plan(
     flops_per_example: float | None = None,
     operations_per_pass: float | None = None,
     add_multiplies_per_pass: float | None = None,
-    passes: float = 3,
+    passes: float | None = None,
     parameters: float | None = None,
     tokens: float | None = None,
     batch_sizes: Iterable[float] = (),
@@ -197,13 +200,15 @@ def plan(
             it has one, give measured times beside the reckoned ones; see
             `computemeter.planning.probe.probe`, which takes `probe_options`.
         batch: one batch of the model's examples.
-        examples: in the training set; with `tokens` it may be left out, and an example is a token.
+        examples: in the training set; with `tokens`, and no model, it may be left out, and an
+            example is a token.
         epochs: passes over them.
         flops_per_example: FLOP of training on one example, forward and backward.
         operations_per_pass: adds and multiplies of one forward pass over one example, each
             counted as 1.
         add_multiplies_per_pass: multiply-adds of one forward pass over one example, each 2 FLOP.
-        passes: cost of a training step in forward passes; 1 leaves the backward pass out.
+        passes: cost of a training step in forward passes, with the operations of one or with
+            parameters: 3, if left out; 1 leaves the backward pass out.
         parameters: of a dense language model, or those active per token, for 6PD.
         tokens: trained on, with `parameters`, repetitions included.
         batch_sizes: examples of one step, all devices together; with a model those that were
@@ -219,21 +224,27 @@ def plan(
         **probe_options: for the probe; `device` ("cpu", "cuda") probes on that one alone.
 
     Raises:
-        ValueError: a figure is missing, not a number above 0, or absurd; a device is not known.
-            In one line.
+        ValueError: a figure is missing, not a number above 0, absurd, or given twice; a device is
+            not known. In one line.
         TypeError: there is no such option.
     """
     if model is None and probe_options:
         raise TypeError(f"plan() takes {next(iter(probe_options))!r} only with a model")
+    if model is not None and examples is None and tokens is not None:
+        raise ValueError("with a model, give examples too: its batch is in examples, not tokens")
+    if not isinstance(network, str | None):
+        raise ValueError(f"network must be a name, got {network!r}")  # noqa: TRY004 - as all bad options
     figures = (flops_per_example, operations_per_pass, add_multiplies_per_pass, parameters)
     given = dict(zip(WAYS, figures, strict=True))
     reckon = partial(operations, examples=examples, epochs=epochs, passes=passes, tokens=tokens)
     # Whatever is wrong is said before the probe takes its time.
     by_probe = model is not None and all(value is None for value in given.values())
-    todo = reckon({WAYS[0]: 1} if by_probe else given)
+    todo = reckon({WAYS[0]: 1}) if by_probe else _checked(reckon(given))
     check_utilization(utilization)
-    sizes = [whole("a batch size", size) for size in several("batch_sizes", batch_sizes)]
-    machines: list[Machine | None] = [*_machines(devices, counts, utilization)]
+    sizes = whole_numbers("batch_sizes", "a batch size", batch_sizes)
+    numbers = whole_numbers("counts", "a count", counts)
+    _require(counts=numbers)
+    kinds = named(devices, numbers, utilization)
     rule = _Rule(
         None if learning_rate is None else float(positive("learning_rate", learning_rate)),
         0 if base_batch is None else whole("base_batch", base_batch),
@@ -242,15 +253,14 @@ def plan(
     probes = () if model is None else _probe(model, batch, sizes, probe_options)
     if probes:
         sizes = sizes or sorted({each.batch_size for probe in probes for each in probe.measured})
-        machines = machines or [_probed_machine(each.device_name, utilization) for each in probes]
+        kinds = kinds or probed([each.device_name for each in probes], numbers, utilization)
     if by_probe:
         flops = [each.flops_per_example for each in probes if each.flops_per_example]
-        todo = reckon({WAYS[0]: flops[0]}) if flops else replace(todo, method=None)
-    _require(batch_sizes=sizes, devices=machines)
+        todo = _checked(reckon({WAYS[0]: flops[0]})) if flops else replace(todo, method=None)
+    _require(batch_sizes=sizes, devices=kinds)
     rule = replace(rule, base_batch=rule.base_batch or min(sizes))
-    rows = tuple(
-        _row(todo, rule, probes, devices, size) for devices, size in product(machines, sizes)
-    )
+    rows = tuple(_row(todo, rule, probes, each, size) for each, size in product(kinds, sizes))
+    alone = [probed_machine(each.device_name, utilization) for each in probes]
     return Plan(
         operations=todo.method,
         examples=todo.examples,
@@ -260,23 +270,15 @@ def plan(
         network=network,
         rows=rows,
         notes=tuple(notes(todo, rows, rule.base_batch, probes)),
-        warnings=tuple(warnings(todo, rows, network, probes)),
+        warnings=(*warnings(todo, rows, network, probes), *apart(todo, rows, probes, alone)),
         probes=probes,
     )
 
 
-def _machines(
-    devices: Iterable[str | float], counts: Iterable[float], utilization: float | None
-) -> list[Machine]:
-    """Return every device in every number; one that brings its own number in that alone."""
-    each = [machine(device, utilization) for device in several("devices", devices)]
-    numbers = [whole("a count", number) for number in several("counts", counts)]
-    _require(counts=numbers)
-    return [
-        replace(device, devices=number)
-        for device in each
-        for number in (numbers if device.devices == 1 else [device.devices])
-    ]
+def _checked(todo: Work) -> Work:
+    if todo.method:
+        check_total(todo.method.flops)
+    return todo
 
 
 def _require(**lists: Sequence[object]) -> None:
@@ -293,22 +295,16 @@ def _probe(
     if batch is None:
         raise ValueError("batch is missing: with a model, one batch of what it trains on")
     wanted = {**options, "batch_sizes": sizes or None}
-    if options.get("device") is not None:
-        return (probe(model, batch, **wanted),)
+    device = wanted.pop("device", None)
+    if device is not None:
+        return (probe(model, batch, device=device, **wanted),)
     return probe_devices(model, batch, **wanted)
 
 
-def _probed_machine(name: str, utilization: float | None) -> Machine | None:
-    """Return a device that was probed; None where it has no known peak."""
-    with suppress(ValueError):
-        return machine("cpu" if name == cpu_device().name else name, utilization)
-    return None
-
-
 def _row(
-    todo: Work, rule: _Rule, probes: Sequence[ProbeResult], devices: Machine | None, size: int
+    todo: Work, rule: _Rule, probes: Sequence[ProbeResult], devices: Devices, size: int
 ) -> PlanRow:
-    number = int(devices.devices) if devices else 1
+    number, machine = devices.count, devices.machine
     flops = todo.method.flops if todo.method else None
     factor = learning_rate_factor(size, rule.base_batch)
     epochs = (each.epoch_seconds(todo.examples, size) for each in probes)
@@ -320,8 +316,10 @@ def _row(
         learning_rate_factor=factor,
         learning_rate=None if rule.learning_rate is None else rule.learning_rate * factor,
         past_limit=not todo.in_tokens and is_past_limit(size, rule.network),
-        machine=devices,
-        ideal_seconds=devices.ideal_seconds(flops) if devices and flops else None,
-        expected_seconds=devices.expected_seconds(flops) if devices and flops else None,
+        device=devices.name,
+        devices=number,
+        machine=machine,
+        ideal_seconds=machine.ideal_seconds(flops) if machine and flops else None,
+        expected_seconds=machine.expected_seconds(flops) if machine and flops else None,
         measured_seconds=tuple(None if one is None else one * todo.epochs for one in epochs),
     )

@@ -1,28 +1,22 @@
-"""What a plan is made from: numbers, the operations in one of four ways, and devices."""
+"""What a plan is made from: numbers, and the operations in one of four ways."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
 from typing import Any
 
-from computemeter.cpu import cpu_device
-from computemeter.estimate import CPU_UTILIZATION, GPU_UTILIZATION, flops_from_gpu_time
-from computemeter.peaks import precision_peak
+from computemeter.estimate import flops_from_gpu_time
 from computemeter.planning.factors import Factor, Method, count
-from computemeter.planning.machine import Machine
-from computemeter.planning.quantities import flops_per_second
+from computemeter.planning.frozen import TRAINING_PASSES
 from computemeter.planning.worked import by_operations, by_parameters
 from computemeter.units import format_flops
 
 WAYS = ("flops_per_example", "operations_per_pass", "add_multiplies_per_pass", "parameters")
 """How the operations may be given; the last with tokens."""
-
-_CPU = re.compile(r"cpu(?:@(?P<precision>\w+))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +46,7 @@ def operations(
     *,
     examples: float | None,
     epochs: float,
-    passes: float,
+    passes: float | None,
     tokens: float | None,
 ) -> Work:
     """Return what is to be done.
@@ -61,21 +55,27 @@ def operations(
         given: a number for one of `WAYS`, None or nothing for the others.
         examples: in the training set; None: tokens are the examples.
         epochs: how often each is trained on.
-        passes: cost of a training step in forward passes.
+        passes: cost of a training step in forward passes; None: 3, or as they were counted.
         tokens: trained on, with "parameters".
 
     Raises:
-        ValueError: none of the ways or several, or what is not a number above 0.
+        ValueError: none of the ways or several, what is not a number above 0, or passes where all
+            are counted already.
     """
     ways = {way: value for way, value in given.items() if value is not None}
     if len(ways) != 1:
         said = " and ".join(ways) or "none"
         raise ValueError(f"give the operations in one way, {_or(WAYS)} (with tokens): got {said}")
     ((way, value),) = ways.items()
-    for name, number in ((way, value), ("passes", passes), ("epochs", epochs)):
+    if way == "flops_per_example" and passes is not None:
+        raise ValueError(
+            "flops_per_example, given or counted on a model, are of all passes: leave passes out"
+        )
+    cost = TRAINING_PASSES if passes is None else passes
+    for name, number in ((way, value), ("passes", cost), ("epochs", epochs)):
         positive(name, number)
     if way == "parameters":
-        return _language_model(value, tokens, examples, epochs, passes)
+        return _language_model(value, tokens, examples, epochs, cost)
     if tokens is not None:
         raise ValueError("tokens go with parameters: 6 x parameters x tokens")
     if examples is None:
@@ -84,31 +84,8 @@ def operations(
     if way == "flops_per_example":
         return Work(_per_example(value, number, epochs), number, epochs)
     each = 2 if way == "add_multiplies_per_pass" else 1
-    method = by_operations(value, number, epochs, flops_per_add_multiply=each, passes=passes)
+    method = by_operations(value, number, epochs, flops_per_add_multiply=each, passes=cost)
     return Work(method, number, epochs)
-
-
-def machine(device: str | float, utilization: float | None = None) -> Machine:
-    """Return a device with its peak and the utilisation assumed of it.
-
-    Args:
-        device: "A100", "4xA100@fp32", a name as a framework reports it, "cpu" for this machine's
-            (at fp32, or "cpu@bf16"), "200 PFLOP/s", or FLOP/s.
-        utilization: None: 0.33, and 0.17 for the CPU.
-
-    Raises:
-        ValueError: no known device, or an absurd peak or utilisation.
-    """
-    assumed = GPU_UTILIZATION if utilization is None else utilization
-    if not isinstance(device, str):
-        peak = positive("a device's peak", device)
-        return Machine(peak, 1, assumed, format_flops(peak, "FLOP/s"))
-    if found := _CPU.fullmatch(device.strip()):
-        precision = found["precision"] or "fp32"
-        return _cpu(precision, CPU_UTILIZATION if utilization is None else utilization)
-    if re.match(r"[\d.+-]+(?!\d*\s*[x\u00d7])", device.strip()):
-        return machine(flops_per_second(device), utilization)
-    return Machine.named(device, assumed)
 
 
 def check_utilization(utilization: float | None) -> None:
@@ -146,7 +123,7 @@ def whole(name: str, value: object) -> int:
 
 
 def several(name: str, values: Any) -> list[Any]:
-    """Return one value or several as a list, each once.
+    """Return one value or several as a list.
 
     Raises:
         ValueError: it is neither; names it.
@@ -155,7 +132,16 @@ def several(name: str, values: Any) -> list[Any]:
         return [values]
     if not isinstance(values, Iterable):
         raise ValueError(f"{name} must be a sequence, got {values!r}")  # noqa: TRY004 - as all bad options
-    return list(dict.fromkeys(values))
+    return list(values)
+
+
+def whole_numbers(name: str, each: str, values: Any) -> list[int]:
+    """Return one whole number above 0 or several, each once.
+
+    Raises:
+        ValueError: it is neither; calls the values `name` and one of them `each`.
+    """
+    return list(dict.fromkeys(whole(each, value) for value in several(name, values)))
 
 
 def _per_example(flops: float, examples: int, epochs: float) -> Method:
@@ -181,14 +167,6 @@ def _language_model(
     if examples is None:
         return Work(method, whole("tokens", tokens), epochs, in_tokens=True)
     return Work(method, whole("examples", examples), epochs)
-
-
-def _cpu(precision: str, utilization: float) -> Machine:
-    device = cpu_device()
-    peak = precision_peak(device.peaks, precision)
-    if peak is None:
-        raise ValueError(f"this CPU has no known peak at {precision}: {device.source}")
-    return Machine(peak, 1, utilization, f"{device.name} at {precision}")
 
 
 def _or(names: Sequence[str]) -> str:

@@ -92,7 +92,7 @@ def _against_devices(axes: Any, plan: Plan) -> None:
     lines: dict[str, list[PlanRow]] = {}
     for row in plan.rows:
         if row.batch_size == first and row.machine and row.expected_seconds is not None:
-            lines.setdefault(row.machine.name, []).append(row)
+            lines.setdefault(row.device, []).append(row)
     for (name, rows), (colour, shape) in zip(lines.items(), cycle(_STYLES), strict=False):
         rows.sort(key=lambda row: row.devices)
         counts = [row.devices for row in rows]
@@ -108,7 +108,7 @@ def _against_devices(axes: Any, plan: Plan) -> None:
 
 
 def _against_batch(axes: Any, plan: Plan) -> None:
-    rows = sorted(_of_first_machine(plan), key=lambda row: row.batch_size)
+    rows = sorted(plan.batches, key=lambda row: row.batch_size)
     sizes, base = [row.batch_size for row in rows], rows[0]
     for label, values, (colour, shape) in (
         ("iterations", [row.iterations / base.iterations for row in rows], _STYLES[0]),
@@ -132,7 +132,7 @@ def _against_batch(axes: Any, plan: Plan) -> None:
 
 
 def _measured(axes: Any, plan: Plan) -> None:
-    rows = sorted(_of_first_machine(plan), key=lambda row: row.batch_size)
+    rows = sorted(plan.batches, key=lambda row: row.batch_size)
     for position, (probe, style) in enumerate(zip(plan.probes, cycle(_STYLES), strict=False)):
         known = [row for row in rows if row.measured_seconds[position] is not None]
         axes.plot([row.batch_size for row in known],
@@ -141,10 +141,6 @@ def _measured(axes: Any, plan: Plan) -> None:
     _logarithmic(axes, [row.batch_size for row in rows], "batch size")
     _times(axes)
     axes.set_title("Forecast from measured steps, one device", loc="left", size=11)
-
-
-def _of_first_machine(plan: Plan) -> list[PlanRow]:
-    return [row for row in plan.rows if row.machine == plan.rows[0].machine]
 
 
 def _logarithmic(axes: Any, values: list[int], label: str) -> None:

@@ -16,6 +16,7 @@ from computemeter.table import printable
 from computemeter.units import format_compute, format_flops
 
 _UNKNOWN = "unknown"
+_NOT_MEASURED = "-"
 _MARK = "!"
 _WIDEST = 10_000
 _NARROWEST = 40
@@ -52,18 +53,17 @@ def _headline(plan: Plan) -> Iterator[str]:
 
 
 def _by_batch(plan: Plan) -> Table:
-    first = [row for row in plan.rows if row.machine == plan.rows[0].machine]
-    has_rate = first[0].learning_rate is not None
+    has_rate = plan.rows[0].learning_rate is not None
     titles = ["batch, tokens" if plan.in_tokens else "batch", "iterations", "FLOP", "LR x"]
     titles += ["LR"] if has_rate else []
     titles += _measured_titles(plan)
     counts = sorted({row.devices for row in plan.rows})
     spread = [f"batch on each of {_list(counts)}"] if counts != [1] else []
     table = _table(titles, spread)
-    for row in first:
+    for row in plan.batches:
         cells = [_batch(row), f"{row.iterations:,}", _flops(row.flops), _factor(row)]
         cells += [f"{row.learning_rate:.4g}"] if has_rate else []
-        cells += map(_time, row.measured_seconds)
+        cells += [_NOT_MEASURED if one is None else duration(one) for one in row.measured_seconds]
         cells += [_list([row.batch_size / count for count in counts])] if spread else []
         table.add_row(*map(Text, cells))
     return table
@@ -91,7 +91,7 @@ def _by_machine(plan: Plan) -> Table:
 def _machine(row: PlanRow) -> list[str]:
     devices, hours = row.machine, row.device_hours
     return [
-        f"{row.devices:,} x {devices.name}" if devices else "the probed one",
+        f"{row.devices:,} x {row.device}",
         format_flops(devices.peak_flops, "FLOP/s") if devices else _UNKNOWN,
         f"{devices.utilization:.3g}" if devices else _UNKNOWN,
         _time(row.ideal_seconds),

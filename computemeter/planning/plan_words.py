@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from computemeter.planning.batch_size import LINEAR_SCALING, limit_warning
+from computemeter.planning.factors import duration
 from computemeter.planning.plan_inputs import Work
 from computemeter.units import SECONDS_PER_DAY, format_seconds
-from computemeter.wording import counted, percent
+from computemeter.wording import counted, percent, times
 
 if TYPE_CHECKING:
+    from computemeter.planning.machine import Machine
     from computemeter.planning.plan import PlanRow
     from computemeter.planning.probe import ProbeResult
 
@@ -18,6 +21,8 @@ _YEAR = 365.25 * SECONDS_PER_DAY
 _LONGEST_SECONDS = 100 * _YEAR
 _SHORTEST_SECONDS = 1e-3
 _WORST_FIT = 0.25
+_FAR = 10
+"""Measured over expected time, or the other way round, past which it is said why."""
 _DROP_LAST = (
     "the last, smaller batch of an epoch counts (drop_last=False), so that every batch size does"
     " the same operations"
@@ -60,6 +65,47 @@ def warnings(
         yield from _unmeasured(probe)
 
 
+def apart(
+    todo: Work,
+    rows: Sequence[PlanRow],
+    probes: Sequence[ProbeResult],
+    machines: Sequence[Machine | None],
+) -> Iterator[str]:
+    """Yield a line for each probed device on which measured and expected time are far apart.
+
+    Args:
+        todo: what is to be done.
+        rows: with the measured times.
+        probes: what was measured.
+        machines: one of each probed device, with its peak; None where that is not known.
+    """
+    for position, (probe, machine) in enumerate(zip(probes, machines, strict=True)):
+        times_of = [(row.batch_size, row.measured_seconds[position]) for row in rows]
+        measured = {size: seconds for size, seconds in times_of if seconds is not None}
+        if todo.method and machine and measured:
+            yield from _apart(probe, machine, machine.expected_seconds(todo.method.flops), measured)
+
+
+def _apart(
+    probe: ProbeResult, machine: Machine, expected: float, measured: Mapping[int, float]
+) -> Iterator[str]:
+    size = max(measured, key=lambda each: abs(math.log(measured[each] / expected)))
+    ratio = measured[size] / expected
+    if 1 / _FAR <= ratio <= _FAR:
+        return
+    slower = "" if machine.name.endswith("fp32") else ", or a precision slower than the peak's"
+    reason = (
+        f"small operations or updates of embeddings, whose time FLOPs do not see{slower}"
+        if ratio > 1
+        else "the operations are not this model's, or the peak is not this device's"
+    )
+    yield (
+        f"batch {size:,} takes {duration(measured[size])} on one {probe.device_name}, measured,"
+        f" where {duration(expected)} are expected of {machine.name}"
+        f" ({times(max(ratio, 1 / ratio))} apart): likely {reason}"
+    )
+
+
 def _unmeasured(probe: ProbeResult) -> Iterator[str]:
     name = probe.device_name
     for each in probe.dropped:
@@ -75,10 +121,12 @@ def _about(probe: ProbeResult) -> Iterator[str]:
     name, fit = probe.device_name, probe.fit
     yield f"measured is a forecast from a few steps on one {name}, without loading of data"
     if fit and fit.saturates_at:
+        largest = max(each.batch_size for each in probe.measured)
+        beyond = f", beyond what was measured (up to {largest:,})"
         yield (
             f"on {name} a step takes {format_seconds(fit.fixed)} and"
-            f" {format_seconds(fit.per_example)} an example: 90 % of the highest speed from batch"
-            f" {fit.saturates_at:,} on"
+            f" {format_seconds(fit.per_example)} an example: by this line 90 % of the highest speed"
+            f" from batch {fit.saturates_at:,} on{beyond if fit.saturates_at > largest else ''}"
         )
     yield from probe.notes
 

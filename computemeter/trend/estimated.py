@@ -75,6 +75,20 @@ def assumed_hardware(text: str) -> Hardware:
     return found
 
 
+def peak_of(found: Hardware) -> tuple[float, str] | None:
+    """Return the dense peak of one device in FLOP/s and the precision it is at; None: not known.
+
+    Where no precision is given it is bf16, or fp16 or fp32 where the device has no faster one.
+
+    >>> peak_of(assumed_hardware("4xA100"))
+    (312000000000000.0, 'bf16')
+
+    Args:
+        found: named as a framework reports it, or as a person types it.
+    """
+    return _peak(found.name or "", found.precision, loosely=True)
+
+
 def stated_precision(word: object) -> str | None:
     """Read what frameworks write for a precision ("bf16-mixed", 16); None for anything else."""
     return _WORDS_OF_PRECISION.get(str(word).strip().lower())
@@ -104,13 +118,13 @@ def estimate(
         return f'not metered, and "{unknown[:80]}" has no known peak' if unknown else NO_DEVICE
     if seconds is None or not 0 < seconds < _LONGEST_SECONDS:
         return NO_TIME
-    count = found.count or assumed.count or 1
+    count, rate = found.count or assumed.count or 1, peak[0]
     return {
         "run_flops": None,
         "spent_flops": None,
         "lineage_flops": None,
-        "gpu_time_flops": flops_from_gpu_time(count, seconds, peak),
-        "possible_flops": round(count * seconds * peak),
+        "gpu_time_flops": flops_from_gpu_time(count, seconds, rate),
+        "possible_flops": round(count * seconds * rate),
         "ratio": None,
         "verdict": "unknown",
         "cause": "none",
@@ -125,8 +139,8 @@ def estimate(
 
 
 @lru_cache(4096)  # names come from trackers
-def _peak(name: str, precision: str | None, *, loosely: bool = False) -> float | None:
-    """Return the peak of one device in FLOP/s at the precision, or at the fastest usual one.
+def _peak(name: str, precision: str | None, *, loosely: bool = False) -> tuple[float, str] | None:
+    """Return the peak of one device in FLOP/s and the precision: the given or the fastest usual.
 
     Args:
         name: matched whole.
@@ -141,10 +155,9 @@ def _peak(name: str, precision: str | None, *, loosely: bool = False) -> float |
     return rates.pop() if len(rates) == 1 else None
 
 
-def _rate(peaks: dict[str, float], precision: str | None) -> float | None:
-    if precision is not None:
-        return precision_peak(peaks, precision)
-    return next((rate for each in _USUAL if (rate := precision_peak(peaks, each))), None)
+def _rate(peaks: dict[str, float], precision: str | None) -> tuple[float, str] | None:
+    rates = ((precision_peak(peaks, each), each) for each in ([precision] if precision else _USUAL))
+    return next(((rate, each) for rate, each in rates if rate), None)
 
 
 def _cards(name: str) -> list[PeakEntry]:

@@ -148,7 +148,7 @@ def test_what_is_missing_or_said_twice(arguments, said):
             "--peak: a peak of 312 FLOP/s is slower than any device; did",
         ),
         ((*GTX_580, "--utilization", "33"), "did you mean 33 %?"),
-        (("--device", "4xA10O", "--time", "1 h"), "nearest: A10 or A10G); or give its dense peak"),
+        (("--device", "4xA10O", "--time", "1 h"), "A100 PCIe); or give its dense peak"),
         (("--device", "H100", "--time", "1 h"), "ambiguous: it could be H100 SXM5 80GB, H100 PCIe"),
         (("--operations", "7.72", "--samples", "1.28M"), "did you mean 7.72G?"),
         (("--parameters", "7", "--tokens", "3.3T"), "did you mean 7B?"),

@@ -252,6 +252,13 @@ def test_an_unknown_name_lists_the_nearest():
     assert "not in the table of peaks (nearest: " in said
     assert "GeForce RTX 3080" in said
     assert "nearest" not in explain_unknown("zzzzzzzz")
+    assert "nearest" not in explain_unknown("")
+
+
+def test_the_nearest_of_a_short_name_is_a_part_of_an_alias():
+    # "a101" is nearer to "a100" than to "a100-sxm4-80gb", and "rtx 4091" to "rtx 4090".
+    assert "A100 SXM4 80GB" in explain_unknown("A101")
+    assert "nearest: GeForce RTX 4090" in explain_unknown("RTX 4091")
 
 
 @pytest.mark.parametrize(

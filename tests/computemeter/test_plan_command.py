@@ -44,6 +44,11 @@ def test_numbers_may_be_repeated_or_side_by_side():
     ]
 
 
+def test_a_device_in_other_letters_is_the_same():
+    rows = json.loads(resnet("--json", "--device", "a100", device="A100").output)["rows"]
+    assert [row["device"] for row in rows] == ["A100 at bf16"] * 2  # a row for each batch
+
+
 def test_the_other_options_reach_the_plan():
     result = resnet("--json", device="A100@fp32", utilization="50 %", learning_rate="0.1",
                     base_batch="512", network="alexnet")  # fmt: skip
@@ -85,6 +90,11 @@ def test_a_picture_is_written(tmp_path, name):
         ({"samples": "0"}, '--samples: "0": accepted'),
         ({"operations": None}, "give the operations in one way: --operations, --add-multiplies"),
         ({"add_multiplies": "1G"}, "give the operations in one way"),
+        (
+            {"operations": None, "flops_per_sample": "1G", "passes": "1"},
+            "--flops-per-sample is of all passes: leave --passes out",
+        ),
+        ({"samples": "1e20", "epochs": "1e30"}, "are a million times the largest training runs"),
         ({"operations": "7.72"}, "did you mean 7.72G?"),
         ({"device": "312"}, "did you mean 312 TFLOP/s?"),
         ({"device": "NVIDIA A100-SXM4-41GB"}, "is not in the table of peaks (nearest: A100"),

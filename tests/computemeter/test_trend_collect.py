@@ -25,6 +25,7 @@ from computemeter.trend.estimated import (
     Hardware,
     assumed_hardware,
     estimate,
+    peak_of,
 )
 
 
@@ -164,8 +165,10 @@ def test_method_two_of_a_run_that_no_meter_watched():
     ],
 )
 def test_the_peak_is_at_the_precision_that_is_known_or_usual(name, precision, tera):
-    found = estimate(Hardware(name, 1, precision), None, 1.0)
-    assert found["possible_flops"] == round(tera * 1e12)
+    hardware = Hardware(name, 1, precision)
+    assert estimate(hardware, None, 1.0)["possible_flops"] == round(tera * 1e12)
+    usual = "bf16" if "A100" in name else "fp16" if "V100" in name else "fp32"
+    assert peak_of(hardware) == (tera * 1e12, precision or usual)
 
 
 def test_what_the_tracker_says_comes_before_what_is_assumed():
