@@ -81,7 +81,8 @@ class BoardEnergy:
 class RunEnergy:
     """The energy of the GPU that this process trains on, from the first step on.
 
-    It is read when asked, every 10 s at most: a reading is a call to the driver.
+    It is read when asked, every 10 s at most: a reading is a call to the driver. Of a process that
+    keeps tensors on several GPUs it is not measured, as one board was read.
 
     Args:
         device: the `torch.device` that the run trains on; None before that is known.
@@ -131,7 +132,8 @@ class RunEnergy:
         if self._board is None or device is None or (young and not last):
             return
         self._read_at = self._now()
-        joules = self._board.joules() if _index(device) == self._index else None
+        here = _index(device) == self._index and not _is_elsewhere(self._index)
+        joules = self._board.joules() if here else None
         self._drawn = {} if joules is None else {self._board.uuid: joules}
 
     def close(self) -> None:
@@ -149,3 +151,15 @@ def _index(device: Any) -> int | None:
     if device is not None and device.index is not None:
         return int(device.index)
     return int(torch.cuda.current_device()) if torch.cuda.is_initialized() else None
+
+
+def _is_elsewhere(index: int | None) -> bool:
+    """Whether PyTorch has memory in use on another GPU, by its own books; True: they do not say."""
+    cuda = sys.modules["torch"].cuda
+    try:
+        if not cuda.is_initialized():
+            return False
+        others = [other for other in range(cuda.device_count()) if other != index]
+        return any(cuda.memory_allocated(other) > 0 for other in others)
+    except Exception:  # noqa: BLE001 - an allocator of the user's own keeps no books
+        return True

@@ -215,13 +215,13 @@ class StoreRanks:
         """Add up this rank's totals and what the others last reported."""
         if self.rank:
             return totals
-        return merge_reports(totals, self._heard.values(), self.world_size)
+        return merge_reports(totals, self._reports(), self.world_size)
 
     def energy(self, own: Mapping[str, float]) -> float | None:
         """Add up this rank's joules and what the others last reported."""
         if self.rank:
             return add_energy([own])
-        heard = [report.energy for report in self._heard.values()]
+        heard = [report.energy for report in self._reports()]
         return add_energy([own, *heard]) if len(heard) == self.world_size - 1 else None
 
     def missing(self) -> str | None:
@@ -233,8 +233,12 @@ class StoreRanks:
         more = [f"{len(told) - _RANKS_NAMED} more alike"] if len(told) > _RANKS_NAMED else []
         return "; ".join(told[:_RANKS_NAMED] + more) or None
 
+    def _reports(self) -> list[Report]:
+        # A call that took too long may still be adding to them in its thread.
+        return list(self._heard.values())
+
     def _mixed(self) -> str | None:
-        devices = {report.device for report in self._heard.values()} | {self._device}
+        devices = {report.device for report in self._reports()} | {self._device}
         others = sorted(devices - {"", self._device})
         if not others or not self._device:
             return None

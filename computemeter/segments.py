@@ -214,7 +214,9 @@ def _later(one: SegmentRecord, other: SegmentRecord) -> SegmentRecord:
     if _age(one) != _age(other):
         return max(one, other, key=_age)
     facts = {each.name: _first([one, other], each.name) for each in fields(one)}
-    return replace(one, **facts)
+    # It goes on to be drawn while no step runs, as during the last validation.
+    joules = [part.energy_joules for part in (one, other) if part.energy_joules is not None]
+    return replace(one, **{**facts, "energy_joules": max(joules, default=None)})
 
 
 def _age(part: SegmentRecord) -> tuple[int, float]:

@@ -1,19 +1,20 @@
 """The runs that an earlier collection read from a tracker, kept in the user's cache folder.
 
-A file for each source, options and version of the records: a small SQLite database, so that two
-processes may write at once and a write that is cut short leaves the file as it was. Whatever is
-wrong with a file, it is thrown away, and everything is read again: so it is after a week, which
-bounds how long a change goes unnoticed that no reader can see. A source is known by its address
-without credentials; which of the runs still exist, the source is asked each time.
+A file for each source, options and version of this package: a small SQLite database of JSON, so
+that two processes may write at once and a write that is cut short leaves the file as it was.
+Whatever is wrong with a file, it is thrown away, and everything is read again: so it is where
+somebody else could have written it, and after a week, which bounds how long a change goes unnoticed
+that no reader can see. A source is known by its address without credentials; which of the runs
+still exist, the source is asked each time.
 """
 
 from __future__ import annotations
 
 import hashlib
-import marshal
+import json
 import os
 import sqlite3
-import sys
+import stat
 import time
 import zlib
 from collections import deque
@@ -26,6 +27,7 @@ from typing import Any
 
 import platformdirs
 
+from computemeter._version import __version__
 from computemeter.reading import Found
 from computemeter.records import RunRecord
 from computemeter.segments import SegmentedRun, SegmentRecord
@@ -38,14 +40,18 @@ _FORGOTTEN_SECONDS = 30 * 86_400.0
 _SECONDS_TO_WAIT = 10.0
 _RUN = tuple(each.name for each in fields(SegmentedRun))
 _PART = tuple(each.name for each in fields(SegmentRecord))
-# What marshal writes is read by the same Python alone.
-_FORM = f"2 {sys.version_info[:2]} {_RUN} {_PART}"
-# Of a team's runs most have one of a few.
+_FORM = f"3 {__version__} {_RUN} {_PART}"
+# Of a team's runs most have one of a few: each takes its memory once.
 _SHARED = ("source", "user", "project", "team", "status", "device_name", "verdict", "cause")
+# At once, so that another process finds both or an empty file.
 _TABLES = """
+begin immediate;
 create table if not exists facts (name text primary key, value real);
 create table if not exists runs (run_id text primary key, stamp text, record blob, crc integer);
 """
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_decode = json.JSONDecoder().raw_decode  # in two thirds of the time of json.loads
 _ANEW, _READ_AT, _SINCE = "anew", "read_at", "since"
 
 
@@ -67,7 +73,7 @@ class RunCache:
         self.path = (folder or cache_folder()) / f"{_key(source, options)}.sqlite"
         self._facts: dict[str, float | None] = {}
         self._stamps: dict[str, str] = {}
-        self._packed: dict[str, bytes] = {}
+        self._found: dict[str, Found] = {}
         self._changed: dict[str, tuple[str, bytes]] = {}
         self._forgotten: set[str] = set()
         self._damaged = not self._load()
@@ -84,11 +90,15 @@ class RunCache:
 
     def recall(self, run_ids: Collection[str]) -> Sequence[Found]:
         """Return what it knows of runs that it knows."""
-        return _unpacked([self._packed[run_id] for run_id in run_ids])
+        return [self._found[run_id] for run_id in run_ids]
 
     def remember(self, run_id: str, stamp: str, found: Found) -> None:
-        """Keep a run in place of what was known of it."""
-        self._changed[run_id] = stamp, _packed(found)
+        """Keep a run in place of what was known of it; drop one that cannot be written."""
+        try:
+            (run_id + stamp).encode()
+            self._changed[run_id] = stamp, _packed(found)
+        except (ValueError, TypeError):  # a lone surrogate in an id, numpy's numbers
+            self.forget([run_id])
 
     def forget(self, run_ids: Collection[str]) -> None:
         """Drop runs; ids that are not known do not matter."""
@@ -108,41 +118,48 @@ class RunCache:
         """Write what has changed.
 
         Raises:
-            OSError: the file or its folder cannot be written.
+            OSError: the file or its folder cannot be written, or not kept from others.
         """
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            _make_private(self.path.parent)
             if self._damaged:
-                raise sqlite3.DatabaseError  # noqa: TRY301 - as if it were found out now
-            self._write()
-        except sqlite3.OperationalError as error:
+                self.path.unlink(missing_ok=True)
+            try:
+                self._write()
+            except sqlite3.OperationalError:  # as one that is locked: the file may be sound
+                raise
+            except sqlite3.DatabaseError:
+                self.path.unlink(missing_ok=True)
+                self._write()
+        except sqlite3.Error as error:
             raise OSError(str(error)) from None
-        except sqlite3.DatabaseError:
-            self.path.unlink(missing_ok=True)
-            self._write()
         _clear(self.path.parent)
 
     def _load(self) -> bool:
         """Take what is in the file; return whether it can be written to as it is."""
-        if not self.path.exists():
-            return True
         try:
+            if not self.path.exists():
+                return True
+            if not _is_private(self.path.parent) or not _is_private(self.path):
+                return False
+            if not self.path.stat().st_size:  # another process is about to write it
+                return True
             with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT)) as file:
                 facts = dict(file.execute("select name, value from facts"))
                 rows = file.execute("select run_id, stamp, record, crc from runs").fetchall()
-            whole = all(zlib.crc32(row[2]) == row[3] for row in rows)
-            if not whole or not _fresh(facts):
+            if not _fresh(facts) or any(zlib.crc32(row[2]) != row[3] for row in rows):
                 return False
-        except (sqlite3.Error, ValueError, TypeError, AttributeError):  # or of other types
+            found = _unpacked(packed for _, _, packed, _ in rows)
+        except (OSError, sqlite3.Error, ValueError, TypeError, LookupError, RecursionError):
             return False
         self._facts = facts
         self._stamps = {run_id: stamp for run_id, stamp, *_ in rows}
-        self._packed = {run_id: packed for run_id, _, packed, _ in rows}
+        self._found = {run_id: run for (run_id, *_), run in zip(rows, found, strict=True)}
         return True
 
     def _write(self) -> None:
+        self.path.touch(mode=0o600)
         with closing(sqlite3.connect(self.path, timeout=_SECONDS_TO_WAIT)) as file, file:
-            self.path.chmod(0o600)
             file.executescript(_TABLES)
             file.executemany("delete from runs where run_id = ?", [(i,) for i in self._forgotten])
             file.executemany("replace into runs values (?, ?, ?, ?)", self._rows())
@@ -171,29 +188,46 @@ def _fresh(facts: Mapping[str, Any]) -> bool:
     return 0 <= age < KEPT_SECONDS
 
 
+def _is_private(path: Path) -> bool:
+    """Whether a file or folder is the user's, and no others may write to it."""
+    if not hasattr(os, "getuid"):  # Windows keeps the user's folders from others
+        return True
+    status = path.stat()
+    return status.st_uid == os.getuid() and not status.st_mode & _OTHERS_WRITE
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_private(folder):
+        with suppress(OSError):
+            folder.chmod(0o700)
+        if not _is_private(folder):
+            raise PermissionError(f"{folder} is another user's, or others may write to it")
+
+
 def _packed(run: Found) -> bytes:
+    """Write a run as JSON: one reason, or the fields without their names.
+
+    Raises:
+        ValueError, TypeError: it holds what JSON does not.
+    """
     if isinstance(run, str):
-        return marshal.dumps((run,))
-    facts = [_shared(name, getattr(run, name)) for name in _RUN[:-1]]
+        return _encode([run]).encode()
+    facts = [getattr(run, name) for name in _RUN[:-1]]
     if parts := getattr(run, "parts", ()):
         facts.append([[getattr(part, name) for name in _PART] for part in parts])
-    return marshal.dumps(tuple(facts))
-
-
-def _shared(name: str, value: Any) -> Any:
-    # An interned text is interned when it is read, and takes its memory once.
-    return sys.intern(value) if name in _SHARED and type(value) is str else value
+    return _encode(facts).encode()
 
 
 def _unpacked(packed: Iterable[bytes]) -> list[Found]:
-    rows = [marshal.loads(each) for each in packed]  # noqa: S302 - the user's own file, checked
+    rows = [_decode(each.decode())[0] for each in packed]
     reasons, plain, segmented = (
         [row for row in rows if len(row) == length] for length in (1, len(_RUN) - 1, len(_RUN))
     )
     parts = iter(_made(SegmentRecord, _PART, [part for row in segmented for part in row[-1]]))
     whole = [(*row[:-1], tuple(islice(parts, len(row[-1])))) for row in segmented]
     found: Mapping[int, Iterator[Found]] = {
-        1: iter([reason for (reason,) in reasons]),
+        1: iter([str(reason) for (reason,) in reasons]),
         len(_RUN) - 1: iter(_made(RunRecord, _RUN[:-1], plain)),
         len(_RUN): iter(_made(SegmentedRun, _RUN, whole)),
     }
@@ -207,7 +241,9 @@ def _made(kind: type[Any], names: Sequence[str], rows: Sequence[Sequence[Any]]) 
     """
     made = [object.__new__(kind) for _ in rows]
     for name, values in zip(names, zip(*rows, strict=True), strict=bool(rows)):
-        deque(map(getattr(kind, name).__set__, made, values), maxlen=0)
+        same: dict[Any, Any] = {}
+        each = map(same.setdefault, values, values) if name in _SHARED else values
+        deque(map(getattr(kind, name).__set__, made, each), maxlen=0)
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from computemeter.sinks import redact
@@ -33,10 +34,15 @@ def publish(uri: str, what: Publication, *, warn: Callable[[str], None]) -> str:
     client = connect(uri)
     experiment = _experiment(client, uri)
     run_id = _published_before(client, experiment, what.key) or _make(client, experiment, what)
-    run = open_run(uri, run_id)
-    for file in what.files:
-        run.store_file(file)
-    client.set_tag(run_id, "mlflow.note.content", what.headline)
+    try:
+        run = open_run(uri, run_id)
+        for file in what.files:
+            run.store_file(file)
+        client.set_tag(run_id, "mlflow.note.content", what.headline)
+    except BaseException:  # it would be shown as running for ever
+        with suppress(Exception):
+            end_run(client, run_id, status="FAILED")
+        raise
     end_run(client, run_id)
     return page_of(uri, experiment, run_id) or f"run {run_id} in {redact(uri)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from computemeter.sinks import describe, redact
@@ -52,6 +53,8 @@ def publish(uri: str, what: Publication, *, warn: Callable[[str], None]) -> str:
                 run.log({"trend": wandb.Image(str(file))})
         run.finish()
     except Exception as error:  # noqa: BLE001 - W&B raises what it likes
+        with suppress(Exception):
+            run.finish(exit_code=1)
         raise SourceError(f"{redact(uri)}: {describe(error)}") from None
     if run.offline:
         warn(f"W&B is offline; to send it: {WandbSink(run).advice}")

@@ -18,6 +18,7 @@ from computemeter.rank_reports import Report
 from computemeter.ranks import SoloRanks, StoreRanks
 from computemeter.receipt import read_receipt
 from computemeter.receipt_match import find_receipt
+from computemeter.segments import SegmentRecord, add_up
 
 KWH = 3.6e6
 
@@ -160,11 +161,38 @@ def test_a_run_on_a_cpu_or_elsewhere_has_none():
         assert energy.drawn == {}
 
 
+def gpus(allocated):
+    """Return as much of `torch.cuda` as is asked, with so many bytes in use on each GPU."""
+    return SimpleNamespace(
+        is_initialized=lambda: True,
+        current_device=lambda: 1,
+        device_count=lambda: len(allocated),
+        memory_allocated=lambda index: allocated[index],
+    )
+
+
+def no_books(_index):
+    raise RuntimeError("the allocator does not support it")
+
+
+def test_a_process_on_several_gpus_has_none_as_one_board_was_read():
+    energy, in_use = run_energy(Board()), [9, 0, 0]
+    energy.begin()
+    with mock.patch.object(torch, "cuda", gpus(in_use)):
+        energy.sample(last=True)
+        assert energy.drawn == {"GPU-a": 0.0}
+        in_use[2] = 1
+        energy.sample(last=True)
+        assert energy.drawn == {}
+        in_use[2], torch.cuda.memory_allocated = 0, no_books
+        energy.sample(last=True)
+    assert energy.drawn == {}
+
+
 def test_a_loop_that_turns_out_to_run_on_another_gpu_than_the_one_in_use_has_none():
     known, board = [None], Board()
     energy = RunEnergy(lambda: known[0], lambda index: board if index == 1 else None)
-    cuda = SimpleNamespace(is_initialized=lambda: True, current_device=lambda: 1)
-    with mock.patch.object(torch, "cuda", cuda):
+    with mock.patch.object(torch, "cuda", gpus([0, 5])):
         energy.begin()
         energy.sample(last=True)
         assert energy.drawn == {}  # not before the device is known
@@ -255,6 +283,15 @@ def test_a_segments_energy_is_in_summary_ledger_and_receipt(tmp_path, monkeypatc
     assert read_receipt(find_receipt(tmp_path)).energy_joules == KWH
     assert "- Energy: 1 kWh from NVML: the GPU boards alone\n" in report(str(tmp_path))
     assert "| Energy | 1 kWh (NVML, the GPU boards) |" in model_card(str(tmp_path))
+
+
+@pytest.mark.parametrize("other", [None, 3.0])
+def test_of_one_state_told_twice_the_larger_energy_counts(other):
+    # The end of a run is told after the last step, and energy is drawn until then.
+    told = [SegmentRecord("s", steps=2, device_seconds=1.0, energy_joules=e) for e in (7.0, other)]
+    for order in (told, told[::-1]):
+        (part,) = add_up(order)["parts"]
+        assert part.energy_joules == 7.0
 
 
 def test_segments_of_a_run_are_added_up(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 
 from computemeter import Meter, ranks
 from computemeter.book import Totals
+from computemeter.rank_reports import Report
 from computemeter.ranks import SoloRanks, StoreRanks, torch_ranks
 from computemeter.records import Count
 
@@ -299,6 +300,25 @@ def test_a_store_that_hangs_holds_nobody_up(monkeypatch):
     tell(stuck, 1, totals(2))
     zero.exchange(lambda: own)
     assert zero.merge(own).count.model_flops == 3
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda zero: zero.energy({"GPU-a": 1.0}), lambda zero: zero.note],
+    ids=["energy", "note"],
+)
+def test_a_report_that_arrives_while_they_are_added_up_does_no_harm(read):
+    # As from the thread of a call that took too long.
+    zero, late = StoreRanks(Shelf(), 0, 3), Report.of(totals(1))
+
+    class Arriving:
+        def __getattr__(self, name):
+            zero._heard[2] = late
+            return getattr(late, name)
+
+    zero._heard[1] = Arriving()
+    read(zero)
+    assert set(zero._heard) == {1, 2}
 
 
 def test_a_missing_key_of_a_real_store_is_never_waited_for(tmp_path):

@@ -2,9 +2,14 @@
 
 import multiprocessing
 import os
+import runpy
+import sqlite3
 import stat
 import time
+import zlib
+from contextlib import closing
 
+import numpy as np
 import pytest
 from team_runs import run, segmented
 
@@ -121,6 +126,69 @@ def test_a_damaged_file_is_thrown_away(tmp_path, damage):
     memory.save()
     assert cache(tmp_path).recall(["new"]) == [run("new")]
     assert set(cache(tmp_path).stamps()) == {"new"}
+
+
+def replaced(path, packed):
+    """Put another row in a run's place, with the right checksum."""
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("update runs set record = ?, crc = ?", (packed, zlib.crc32(packed)))
+
+
+@pytest.mark.parametrize(
+    "packed", [b"xyz", b"\xff", b"5", b"[]", b"[1,2]", b"{}", b"[" * 10**5, b"[[" + b"0," * 26]
+)
+def test_a_row_that_cannot_be_read_is_a_damaged_file(tmp_path, packed):
+    replaced(filled(tmp_path, run()).path, packed)
+    assert cache(tmp_path).stamps() == {}
+    filled(tmp_path, run())
+    assert cache(tmp_path).recall(["a"]) == [run()]
+
+
+class Text(str):
+    """As a library may return in place of a text."""
+
+    __slots__ = ()
+
+
+def test_a_run_that_cannot_be_written_is_read_again_and_the_others_are_kept(tmp_path):
+    filled(tmp_path, run("i"))
+    odd = {"run_flops": np.int64(3)}, {"device_seconds": np.float32(1.5)}, {"tags": {b"k": "v"}}
+    filled(tmp_path, *[run("io8"[n], **facts) for n, facts in enumerate(odd)], run("\ud800"))
+    filled(tmp_path, run("a", device_seconds=np.float64(0.1), name=Text("net")))
+    again = cache(tmp_path)
+    assert set(again.stamps()) == {"a"}
+    (known,) = again.recall(["a"])
+    assert known == run("a", device_seconds=0.1, name="net")
+    assert (type(known.device_seconds), type(known.name)) == (float, str)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+@pytest.mark.parametrize("mode", [0o777, 0o720])
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_others_could_have_written_is_not_read_and_made_anew(tmp_path, what, mode):
+    folder = tmp_path / "runs"
+    path = filled(folder, run()).path
+    (path if what == "file" else folder).chmod(mode)
+    assert cache(folder).stamps() == {}
+    filled(folder, run("b"))
+    assert set(cache(folder).stamps()) == {"b"}
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (folder, path)] == [0o700, 0o600]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such owners")
+def test_a_folder_of_another_user_is_not_read_and_an_os_error(tmp_path, monkeypatch):
+    memory = filled(tmp_path, run())
+    monkeypatch.setattr(caching.os, "getuid", lambda: os.geteuid() + 1)
+    assert cache(tmp_path).stamps() == {}
+    with pytest.raises(OSError, match="another user's"):
+        memory.save()
+
+
+def test_a_version_has_a_cache_of_its_own(tmp_path, monkeypatch):
+    # It may make other records of the same runs.
+    monkeypatch.setattr("computemeter._version.__version__", "99")
+    later = runpy.run_path(caching.__file__)["RunCache"]
+    assert later(SOURCE, folder=tmp_path).path != cache(tmp_path).path
 
 
 def test_files_that_nobody_uses_any_more_are_removed(tmp_path):

@@ -118,6 +118,21 @@ def test_an_experiment_that_was_deleted_is_said_so(database, ledgers):
     )
 
 
+def test_a_run_that_does_not_get_its_page_has_failed(database, ledgers, monkeypatch):
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("computemeter_mlflow._remote._ThroughClient.store_file", full)
+    line = refused(ledgers, "--publish", "--to", database, "--title", "Refused")
+    assert "No space left" in line
+    client = mlflow.MlflowClient(database)
+    (run,) = [each for each in published(client) if each.info.run_name == "Refused"]
+    assert run.info.status == "FAILED"
+    monkeypatch.undo()
+    assert trend(ledgers, "--publish", "--to", database, "--title", "Refused").exit_code == 0
+    assert client.get_run(run.info.run_id).info.status == "FINISHED"
+
+
 def refused(*arguments):
     """Return the one line that it ends with."""
     said = trend(*arguments)
@@ -175,6 +190,13 @@ class TestWandb:
         assert runs_of(ledgers, folder) == (2, {})
         monkeypatch.setattr("computemeter_wandb._source.TREND", "no such entry")
         assert runs_of(ledgers, folder) != (2, {})
+
+    def test_a_run_that_does_not_get_its_page_has_failed(self, ledgers, tmp_path, monkeypatch):
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setattr(wandb, "Image", lambda _path: 1 / 0)
+        assert "division" in refused(ledgers, "--publish", "--to", "wandb://ann/p")
+        (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+        assert read_back(folder).exit_code == 1
 
     def test_online_it_is_one_run_and_left_out_of_the_next_page(self, ledgers, monkeypatch):
         with Pages() as server:
