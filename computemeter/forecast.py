@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _LONGEST = 100 * 365 * SECONDS_PER_DAY
 """Seconds: data that claims `sys.maxsize` batches has no length."""
+_ENOUGH_STEPS, _ENOUGH_SECONDS = 20, 10.0
+"""Of either, so many make a pace: a single step may take a tenth or ten times what others do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,7 @@ class Length:
         seconds: of wall time still allowed; None without such a limit.
         rounds: validations (without any: ends of epochs) within these steps; None where nobody
             knows when they come.
+        validates: that validations come is known, even where it is not known when.
         limit: what ends it by `steps` ("max_epochs").
         time_limit: what ends it by `seconds` ("max_time").
         may_stop: what may end it earlier, which nobody can know ("EarlyStopping").
@@ -46,6 +49,7 @@ class Length:
     steps: int | None = None
     seconds: float | None = None
     rounds: int | None = None
+    validates: bool = False
     limit: str = ""
     time_limit: str = "max_time"
     may_stop: tuple[str, ...] = ()
@@ -58,7 +62,7 @@ class Pace:
 
     Attributes:
         step: with everything that comes back as often: waiting, logging.
-        round: None where none has been seen since the first logging step.
+        round: None where nothing of it has been seen since the first logging step.
     """
 
     step: float
@@ -79,8 +83,8 @@ class Forecast:
             not known.
         limit: what ends it ("max_steps", "max_epochs", "max_time", "epochs", "total_steps").
         timed: that is a limit of time.
-        rounds_missing: validations or ends of epochs are to come, none has been seen, and what
-            they take is not included.
+        rounds_missing: validations or ends of epochs are to come, nothing has been seen of them,
+            and what they may take is not included.
         may_stop: what may end it earlier, which nobody can know.
     """
 
@@ -104,6 +108,9 @@ class Forecast:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
     """What the first forecast said beside what became of it; the latter is None before the end.
+
+    The errors are None too where the run had other steps than projected and no limit of time ended
+    it: a forecast is not wrong because somebody stopped the run.
 
     Attributes:
         step: training steps of this launch after which it was made.
@@ -156,7 +163,8 @@ def pace_of(host: HostTime, steps: int, rounds: int | None, once: float = 0.0) -
     between = host.validation + host.checkpoint
     if rounds is None or rounds <= 0:
         return Pace(step=max(0.0, host.wall - once) / steps)
-    return Pace(step=max(0.0, host.wall - once - between) / steps, round=between / rounds)
+    each = between / rounds if between else None
+    return Pace(step=max(0.0, host.wall - once - between) / steps, round=each)
 
 
 def time_left(pace: Pace, length: Length) -> tuple[int, float, str] | None:
@@ -168,8 +176,7 @@ def time_left(pace: Pace, length: Length) -> tuple[int, float, str] | None:
     Of a limit of steps and one of time, the one that comes first. None where neither is known,
     or the steps have all been run and there are more.
     """
-    steps, allowed = length.steps, length.seconds
-    allowed = None if allowed is None else max(0.0, allowed)
+    steps, allowed = length.steps, None if length.seconds is None else max(0.0, length.seconds)
     if steps is not None and steps < 0:
         return None
     if steps is not None:
@@ -202,6 +209,10 @@ class _Mark:
         known = self.rounds is not None and before.rounds is not None
         return (before.rounds or 0) - (self.rounds or 0) if known else None
 
+    def is_enough_after(self, before: _Mark) -> bool:
+        long = self.host.wall - before.host.wall >= _ENOUGH_SECONDS
+        return long or self.steps - before.steps >= _ENOUGH_STEPS
+
 
 class Outlook:
     """The forecasts of one run: what they are made from, and the first one.
@@ -212,14 +223,15 @@ class Outlook:
     Attributes:
         length: asked at each logging step with the steps of this launch so far; None where nobody
             knows how long the run is.
-        first: the first forecast with steps to come, made at the second logging step or as soon as
-            it could be.
+        bar_is_open: says whether a progress bar has left its line without an end.
+        first: the first forecast with steps to come; see `look`.
     """
 
     def __init__(self, total_steps: int | None = None) -> None:
         self.length: Callable[[int], Length | None] | None = None
         if total_steps is not None:
             self.length = lambda steps: Length(steps=total_steps - steps, limit="total_steps")
+        self.bar_is_open: Callable[[], bool] = bool
         self.first: Forecast | None = None
         self._start: _Mark | None = None
         self._warm: _Mark | None = None
@@ -228,6 +240,9 @@ class Outlook:
 
     def look(self, reading: Reading, now: float) -> Forecast | None:
         """Forecast at a logging step; None where nothing can be said.
+
+        The first one is due at the second logging step. It comes later where that is less than 20
+        steps and 10 s after the first: with logging at every step it would rest on a single one.
 
         Args:
             reading: what was collected so far.
@@ -241,11 +256,12 @@ class Outlook:
             self._start = here
             return None
         self._unknown = length.unknown
-        pace = self._pace(self._start, here)
+        start = self._start = self._beginning(self._start, here)
+        pace = _pace(start, here)
         left = None if pace is None else time_left(pace, length)
         if pace is None or left is None or left[1] > _LONGEST:
             return None
-        found = _forecast(reading, left, now, length, missing=_is_missing(pace, length))
+        found = _forecast(reading, left, now, length, missing=_is_missing(start, here, length))
         if found.steps > found.step:  # or it is no news any more
             self.first = self.first or found
         return found
@@ -255,11 +271,12 @@ class Outlook:
         if self._said or not (self.first or self._unknown):
             return
         self._said = True
-        devices = f"{reading.device_count} x {reading.known_device.name}"
-        if self.first is None:
-            _print(f"the time left is not known: {self._unknown}")
-        else:
-            _print_forecast(self.first, devices, carried=bool(reading.carried.run_flops))
+        self._print(reading)
+
+    def logged(self, seconds: float) -> None:
+        """Take what a logging step went on to take after `look`: the first one's is taken once."""
+        if self._start is not None and self._start.once is None:
+            self._start.once = seconds
 
     def against(self, reading: Reading, *, ended: bool) -> Projection | None:
         """Set the first forecast beside what became of the run; None where there was none."""
@@ -267,51 +284,56 @@ class Outlook:
         if first is None:
             return None
         seconds, flops = (reading.host.wall, reading.run_flops) if ended else (None, None)
+        as_far = first.timed or reading.totals.steps == first.steps
         return Projection(
             step=first.step,
             steps=first.steps,
             real_steps=reading.totals.steps if ended else None,
             seconds=first.wall_seconds,
             real_seconds=seconds,
-            seconds_error=_error(first.wall_seconds, seconds),
+            seconds_error=_error(first.wall_seconds, seconds) if as_far else None,
             run_flops=first.run_flops,
             real_run_flops=flops,
-            flops_error=_error(first.run_flops, flops),
+            flops_error=_error(first.run_flops, flops) if as_far else None,
             rounds_missing=first.rounds_missing,
         )
 
-    def _pace(self, start: _Mark, here: _Mark) -> Pace | None:
-        """Measure from the first logging step on; when two rounds were seen, from after one.
+    def _beginning(self, start: _Mark, here: _Mark) -> _Mark:
+        """Return where to measure from: the first logging step; of two rounds, after the first.
 
         The first validation takes longer than the others, and so may the first epoch.
         """
-        if start.once is None:
-            # What the first logging step itself took came after it was read.
-            start.once = here.host.logging
-        if self._warm is not None and here.rounds_since(self._warm):
-            self._start = start = self._warm
-        rounds = here.rounds_since(start)
-        if self._warm is None and rounds:
-            self._warm = replace(here, once=0.0)
-        steps = here.steps - start.steps
-        return pace_of(here.host.since(start.host), steps, rounds, start.once or 0.0)
+        warm = self._warm
+        if warm is None:
+            self._warm = replace(here, once=0.0) if here.rounds_since(start) else None
+            return start
+        return warm if here.rounds_since(warm) and here.is_enough_after(warm) else start
+
+    @same_random_numbers()
+    def _print(self, reading: Reading) -> None:
+        from computemeter.table import print_line
+        from computemeter.wording import expected
+
+        line = f"the time left is not known: {self._unknown}"
+        if self.first is not None:
+            devices = f"{reading.device_count} x {reading.known_device.name}"
+            line = expected(self.first, devices, carried=bool(reading.carried.run_flops))
+        print_line(line, bar_is_open=self.bar_is_open())
 
 
-@same_random_numbers()
-def _print(line: str) -> None:
-    from computemeter.table import print_line
-
-    print_line(line)
-
-
-def _print_forecast(forecast: Forecast, devices: str, *, carried: bool) -> None:
-    from computemeter.wording import expected
-
-    _print(expected(forecast, devices, carried=carried))
+def _pace(start: _Mark, here: _Mark) -> Pace | None:
+    if not here.is_enough_after(start):
+        return None
+    steps, rounds = here.steps - start.steps, here.rounds_since(start)
+    return pace_of(here.host.since(start.host), steps, rounds, start.once or 0.0)
 
 
-def _is_missing(pace: Pace, length: Length) -> bool:
-    return pace.round is None and bool(length.rounds)
+def _is_missing(start: _Mark, here: _Mark, length: Length) -> bool:
+    """Say whether something comes back of which nothing has been seen."""
+    seen = here.host.since(start.host)
+    between = seen.validation + (0.0 if length.validates else seen.checkpoint)
+    to_come = length.validates if length.rounds is None else length.rounds > 0
+    return to_come and not between
 
 
 def _forecast(

@@ -455,8 +455,12 @@ class Meter:
         self._open()
         self.failures.call(self._exchange)
         self.failures.call(self._activity.sample, self._clock.training_seconds)
+        read = time.perf_counter()
         snapshot = self._record(step, loss)
-        self._host.logging += time.perf_counter() - began
+        ended = time.perf_counter()
+        # What came before the reading is in it.
+        self.outlook.logged(ended - read)
+        self._host.logging += ended - began
         return snapshot
 
     def _record(self, step: int, loss: float | None = None) -> Snapshot:

@@ -27,9 +27,16 @@ def print_start(device: Device, count: int) -> None:
     print_line(f"metering on {count} x {device.name}{reason}")
 
 
-def print_line(text: str) -> None:
-    """Print one line of the meter's, over a progress bar that stands in its place."""
+def print_line(text: str, *, bar_is_open: bool = False) -> None:
+    """Print one line of the meter's, over a progress bar that stands in its place.
+
+    Args:
+        text: without "computemeter: ".
+        bar_is_open: the bar's line has no end yet; what is no terminal cannot take it away.
+    """
     console = Console()
+    if bar_is_open and not console.is_terminal:
+        console.line()
     # A bar is drawn anew, below; what is no terminal gets no control codes.
     console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
     console.print(Text(printable(f"computemeter: {text}")), soft_wrap=True)

@@ -69,7 +69,7 @@ def expected(forecast: Forecast, devices: str, *, carried: bool = False) -> str:
     limit = f" ({forecast.limit})" if forecast.timed else ""
     sentence = f"about {', '.join(parts)}, done by {end}{limit}"
     if forecast.rounds_missing:
-        sentence += "; validation and checkpoints come on top: none has been seen yet"
+        sentence += "; validation or checkpoints that were not seen yet may come on top"
     if forecast.may_stop:
         sentence += f"; {' or '.join(forecast.may_stop)} may end it sooner"
     return sentence
@@ -92,9 +92,12 @@ def projected(projection: Projection) -> str:
     sentence = _both(projection.run_flops, projection.seconds)
     sentence += f", said at step {projection.step:,}"
     if projection.rounds_missing:
-        sentence += " without validation and checkpoints"
+        sentence += " before validation or checkpoints were seen"
     if projection.real_seconds is None:
         return sentence
+    real_steps = f"ended after {projection.real_steps:,} of {counted(projection.steps, 'step')}"
+    if projection.real_steps != projection.steps and projection.seconds_error is None:
+        return f"{sentence}; {real_steps}"
     real = _both(
         projection.real_run_flops,
         projection.real_seconds,
@@ -102,7 +105,7 @@ def projected(projection: Projection) -> str:
         projection.seconds_error,
     )
     if projection.real_steps != projection.steps:
-        real += f", ended after {projection.real_steps:,} of {counted(projection.steps, 'step')}"
+        real += f", {real_steps}"
     return f"{sentence}; it became {real}"
 
 

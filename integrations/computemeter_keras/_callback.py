@@ -23,7 +23,7 @@ from computemeter.ranks import torch_ranks
 from computemeter.records import Snapshot, Summary
 from computemeter_keras._backends import backend_of
 from computemeter_keras._fit import Fit
-from computemeter_keras._length import FitLength
+from computemeter_keras._length import FitLength, validation_freq_of
 from computemeter_keras._resume import ResumeFile
 
 LogFreq = Literal["epoch", "batch"] | int
@@ -229,8 +229,10 @@ class ComputeMeter(keras.callbacks.Callback):
         )
         self._length = None
         if callbacks is not None:  # or it is a loop of the user's
-            self._length = FitLength(self.params or {}, callbacks.callbacks)
+            every = self.failures.call(validation_freq_of, callbacks)
+            self._length = FitLength(self.params or {}, callbacks.callbacks, every)
             self._meter.outlook.length = self._length.left
+            self._meter.outlook.bar_is_open = partial(_bar_is_open, ref(callbacks))
         fit = Fit(
             self._meter,
             model,
@@ -352,6 +354,15 @@ def _callback_list(callback: object) -> Any:
             return caller
         frame = frame.f_back
     return None
+
+
+def _bar_is_open(callbacks: ref[Any]) -> bool:
+    """Say whether Keras's bar, which goes on in its line, has been begun in this epoch."""
+    among = getattr(callbacks(), "callbacks", ())
+    bars = [each for each in among if isinstance(each, keras.callbacks.ProgbarLogger)]
+    return any(
+        each.verbose == 1 and getattr(each.progbar, "_prev_total_width", 0) > 0 for each in bars
+    )
 
 
 def _backup_among(callbacks: Any) -> Any:

@@ -40,6 +40,7 @@ def length_of(trainer: Any) -> Length | None:
         steps=steps,
         seconds=seconds,
         rounds=None if steps is None else _rounds(trainer, steps),
+        validates=bool(trainer.enable_validation),
         limit=limit,
         may_stop=_may_stop(trainer),
         unknown="" if ended else _NO_LENGTH if _may_run_out(trainer) else _NO_END,
@@ -91,13 +92,15 @@ def _rounds(trainer: Any, steps: int) -> int | None:
         if not trainer.checkpoint_callbacks:
             return 0
         every, epochs = batches, 1
-    if every is None or not isfinite(every):
+    if every is None or not isfinite(min(every, batches)):
         return None
     if epochs is None:
-        done = progress.total.ready
-        return int((done + steps) // every - (done - 1) // every)
+        return _multiples(progress.total.ready, steps, every)
     if not isfinite(batches):
-        return None
+        # As far as anybody knows, this epoch is the last.
+        turn = (trainer.current_epoch + 1) % epochs == 0
+        return _multiples(progress.current.ready, steps, every) if turn else None
+    every = min(every, batches)  # data without a length may have been given one by a limit
     at = _position(trainer)
 
     def until(batch: int) -> int:
@@ -106,6 +109,10 @@ def _rounds(trainer: Any, steps: int) -> int | None:
         return int(epoch // epochs * (batches // every) + (within // every if validates else 0))
 
     return until(at + steps) - until(at - 1)
+
+
+def _multiples(done: int, steps: int, every: float) -> int:
+    return int((done + steps) // every - (done - 1) // every)
 
 
 def _position(trainer: Any) -> int:

@@ -21,6 +21,12 @@ def model():
     return model
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """Let a forecast rest on one step: these fits have few."""
+    monkeypatch.setattr("computemeter.forecast._ENOUGH_STEPS", 1)
+
+
 class Asked(keras.callbacks.Callback):
     """Stands behind a meter, and notes what is said of the length at each logging step."""
 
@@ -86,8 +92,61 @@ def test_the_steps_that_are_left(model, options, steps):
     assert_true(meter, lengths)
     projection = meter.summary().projection
     assert (projection.steps, projection.real_steps, projection.flops_error) == (steps, steps, 0.0)
-    # The epochs whose ends are to come.
-    assert [length.rounds for _, length in lengths] == list(range(len(lengths)))[::-1]
+    # At their ends there is nothing: no validation, and nobody saves.
+    assert {(length.rounds, length.validates) for _, length in lengths} == {(0, False)}
+
+
+@pytest.mark.parametrize(
+    ("options", "rounds"),
+    [
+        # Logged at the ends of six epochs: the validations after each.
+        ({"validation_data": (X, Y)}, [5, 4, 3, 2, 1, 0]),
+        ({"validation_split": 0.2}, [5, 4, 3, 2, 1, 0]),
+        ({"validation_data": (X, Y), "validation_freq": 4}, [1, 1, 1, 0, 0, 0]),
+        ({"validation_data": (X, Y), "validation_freq": [2, 5]}, [2, 1, 1, 1, 0, 0]),
+        ({"validation_data": (X, Y), "validation_freq": 4, "initial_epoch": 3}, [0, 0, 0]),
+        ({}, [0, 0, 0, 0, 0, 0]),
+        ({"validation_freq": 2}, [0, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_the_validations_that_are_left(model, options, rounds):
+    _, lengths = fit(model, epochs=6, **options)
+    assert [length.rounds for _, length in lengths] == rounds
+    assert {length.validates for _, length in lengths} == {
+        "_data" in str(options) or "_split" in str(options)
+    }
+
+
+@pytest.mark.parametrize("kind", ["ModelCheckpoint", "BackupAndRestore"])
+def test_without_validation_the_ends_of_epochs_are_rounds_where_they_save(model, tmp_path, kind):
+    path = tmp_path / "kept.weights.h5"
+    saving = {
+        "ModelCheckpoint": lambda: keras.callbacks.ModelCheckpoint(path, save_weights_only=True),
+        "BackupAndRestore": lambda: keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+    }[kind]()
+    _, lengths = fit(model, saving)
+    assert [length.rounds for _, length in lengths] == [2, 1, 0]
+
+
+def test_a_fit_that_cannot_be_looked_into_has_an_epochs_end_for_a_round(model, monkeypatch):
+    def fails(_):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr("computemeter_keras._callback.validation_freq_of", fails)
+    meter, lengths = fit(model)
+    assert [length.rounds for _, length in lengths] == [2, 1, 0]
+    assert meter.summary().steps == 3 * EPOCH
+
+
+@pytest.mark.parametrize("log_freq", ["epoch", 2])
+def test_the_line_begins_below_a_bar_that_goes_to_a_file(model, capsys, log_freq):
+    fit(model, meter=quiet(verbose=1, log_freq=log_freq), verbose=1)
+    out = capsys.readouterr().out
+    assert "\ncomputemeter: about" in out
+    assert "step - loss" in out.partition("\ncomputemeter: about")[0]
+    # Without a bar there is no empty line.
+    fit(model, meter=quiet(verbose=1, log_freq=log_freq), verbose=2)
+    assert "\n\ncomputemeter" not in capsys.readouterr().out
 
 
 def test_by_batches_the_end_of_an_epoch_is_still_to_come(model):
@@ -132,7 +191,7 @@ def test_nobody_knows_when_a_callback_stops_it(model, capsys):
     projection = meter.summary().projection
     assert (projection.steps, projection.real_steps) == (50 * EPOCH, meter.summary().steps)
     assert projection.real_steps < 50 * EPOCH
-    assert projection.flops_error > 0
+    assert projection.flops_error is None
 
 
 def test_the_line_is_printed_once_by_each_fit(model, capsys):

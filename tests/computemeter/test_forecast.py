@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,15 @@ from torch import nn
 
 from computemeter import Meter
 from computemeter.clock import TrainingClock
-from computemeter.forecast import Forecast, Length, Pace, Projection, pace_of, time_left
+from computemeter.forecast import (
+    Forecast,
+    Length,
+    Outlook,
+    Pace,
+    Projection,
+    pace_of,
+    time_left,
+)
 from computemeter.host_time import HostTime
 from computemeter.ledger import read_ledger
 from computemeter.ranks import SoloRanks
@@ -63,6 +72,12 @@ def test_validation_and_checkpoints_come_by_the_round_and_the_rest_by_the_step()
 @pytest.mark.parametrize("rounds", [None, 0, -1])
 def test_without_rounds_everything_comes_by_the_step(rounds):
     assert pace_of(STRETCH, steps=100, rounds=rounds) == Pace(step=1.0, round=None)
+
+
+def test_ends_of_epochs_that_take_no_time_are_not_taken_for_free_validations():
+    # (100 - 0) / 100; what a round takes has not been seen.
+    idle = replace(STRETCH, validation=0.0, checkpoint=0.0)
+    assert pace_of(idle, steps=100, rounds=4) == Pace(step=1.0, round=None)
 
 
 def test_what_was_there_once_does_not_come_back():
@@ -127,6 +142,82 @@ def test_steps_that_take_no_time_are_not_divided_by():
     assert time_left(Pace(step=0.0), Length(steps=3, seconds=0.0)) == (3, 0.0, "")
 
 
+# At a logging step, from what had been timed by then.
+
+
+def reading(steps, wall, **timed):
+    host = replace(STRETCH.since(STRETCH), wall=wall, all_steps=steps, **timed)
+    return SimpleNamespace(
+        totals=SimpleNamespace(steps=steps), host=host, metering=True, run_flops=None
+    )
+
+
+def look(outlook, length, steps, wall, **timed):
+    outlook.length = lambda _: length
+    return outlook.look(reading(steps, wall, **timed), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "said"),
+    [(1, 0.1, False), (19, 9.9, False), (20, 0.1, True), (1, 10.0, True)],
+)
+def test_a_forecast_rests_on_20_steps_or_10_seconds(steps, seconds, said):
+    outlook, length = Outlook(), Length(steps=1_000)
+    assert look(outlook, length, 5, 3.0) is None
+    forecast = look(outlook, length, 5 + steps, 3.0 + seconds)
+    assert (forecast is not None) is said
+    if said:
+        assert forecast.seconds_left == pytest.approx(1_000 * seconds / steps)
+
+
+def test_the_pace_after_the_first_round_has_to_be_enough_too():
+    outlook = Outlook()
+    look(outlook, Length(steps=140, rounds=10), 10, 0.0)
+    look(outlook, Length(steps=101, rounds=9), 49, 20.0, validation=3.0)
+    forecast = look(outlook, Length(steps=100, rounds=8), 50, 24.0, validation=4.0)
+    # From step 10 on: (24 - 4) s of 40 steps, 4 s of 2 rounds; the last step alone took 3 s.
+    assert forecast.seconds_left == pytest.approx(100 * 0.5 + 8 * 2.0)
+    forecast = look(outlook, Length(steps=80, rounds=7), 70, 40.0, validation=7.0)
+    # From step 49 on: (20 - 4) s of 21 steps, 4 s of 2 rounds.
+    assert forecast.seconds_left == pytest.approx(80 * 16 / 21 + 7 * 2.0)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "validates", "seen", "missing"),
+    [
+        (3, True, {}, True),
+        (3, True, {"validation": 1.0}, False),
+        (3, True, {"checkpoint": 1.0}, True),  # saved by steps; no validation yet
+        (3, False, {}, True),
+        (3, False, {"checkpoint": 1.0}, False),
+        (0, True, {}, False),
+        (0, False, {}, False),
+        # It is not known when they come.
+        (None, True, {}, True),
+        (None, True, {"validation": 1.0}, False),
+        (None, False, {}, False),
+    ],
+)
+def test_what_comes_back_and_was_not_seen_is_missing(rounds, validates, seen, missing):
+    outlook, length = Outlook(), Length(steps=100, rounds=rounds, validates=validates)
+    look(outlook, length, 10, 5.0)
+    assert look(outlook, length, 50, 25.0, **seen).rounds_missing is missing
+
+
+@pytest.mark.parametrize(
+    ("timed", "steps", "error"), [(False, 40, None), (True, 40, -0.1), (False, 1_000, -0.1)]
+)
+def test_a_run_that_was_ended_early_was_not_forecast_wrongly(timed, steps, error):
+    outlook = Outlook()
+    outlook.first = replace(FORECAST, steps=1_000, wall_seconds=90.0, run_flops=900, timed=timed)
+    ended = reading(steps, 100.0)
+    ended.run_flops = 1_000
+    projection = outlook.against(ended, ended=True)
+    # 90 s were said and 900 FLOP, and it was 100 s and 1,000 FLOP.
+    expected_error = None if error is None else pytest.approx(error)
+    assert projection.seconds_error == projection.flops_error == expected_error
+
+
 # In words.
 
 
@@ -143,7 +234,7 @@ def test_the_line(monkeypatch):
     assert expected(timed, "4 x A100") == line + " (max_time)"
     stopped = replace(at, rounds_missing=True, may_stop=("EarlyStopping", "the end of the data"))
     assert expected(stopped, "4 x A100") == (
-        line + "; validation and checkpoints come on top: none has been seen yet"
+        line + "; validation or checkpoints that were not seen yet may come on top"
         "; EarlyStopping or the end of the data may end it sooner"
     )
 
@@ -192,9 +283,12 @@ def test_projected_against_real():
         "330 GFLOP in 1 min 30 s, said at step 20; "
         "it became 300 GFLOP (off by +10.0 %) in 1 min 40 s (off by -10.0 %)"
     )
-    early = projected(replace(ENDED, real_steps=400, rounds_missing=True))
-    assert "said at step 20 without validation and checkpoints; it became" in early
-    assert early.endswith(", ended after 400 of 2,820 steps")
+    unseen = projected(replace(ENDED, rounds_missing=True))
+    assert "said at step 20 before validation or checkpoints were seen; it became" in unseen
+    timed = projected(replace(ENDED, real_steps=400))
+    assert timed == projected(ENDED) + ", ended after 400 of 2,820 steps"
+    early = replace(ENDED, real_steps=400, seconds_error=None, flops_error=None)
+    assert projected(early) == projected(PROJECTION) + "; ended after 400 of 2,820 steps"
 
 
 def test_the_table_shows_it():
@@ -205,9 +299,11 @@ def test_the_table_shows_it():
 def test_a_line_takes_the_place_of_a_progress_bar_on_a_terminal_alone(capsys, monkeypatch):
     print_line("a\x1b[31mb")
     assert capsys.readouterr().out == "computemeter: a\N{REPLACEMENT CHARACTER}[31mb\n"
+    print_line("below", bar_is_open=True)
+    assert capsys.readouterr().out == "\ncomputemeter: below\n"
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    print_line("there")
+    print_line("there", bar_is_open=True)
     assert capsys.readouterr().out == "\r\x1b[2Kcomputemeter: there\n"
 
 
@@ -265,6 +361,23 @@ def test_the_time_left_of_a_plain_loop():
     assert (forecast.rounds_missing, forecast.may_stop) == (False, ())
     # It grows slower: 4,000 s of 8 steps are left at (2,000 + 4,000) / 8 s.
     assert loop.steps(*[1_000] * 4).seconds_left == pytest.approx(8 * 750, rel=1e-3)
+
+
+def test_what_the_first_logging_step_takes_is_taken_off_once(monkeypatch):
+    loop = Loop(total_steps=60, log_every=20)
+    monkeypatch.setattr(time, "perf_counter", loop.hands)
+    before, after = iter([7.0]), iter([3.0])
+
+    def passes(seconds):
+        loop.hands.now += next(seconds, 0.0)
+
+    # Waiting for other ranks comes before the reading, telling of the verdict after it.
+    loop.meter._exchange = lambda *_: passes(before)
+    loop.meter.telling.hear = lambda *_, **__: passes(after)
+    loop.steps(*[0.1] * 20)
+    # From reading to reading 3 + 2 s, of which the 3 s do not come back; 20 steps are left.
+    assert loop.steps(*[0.1] * 20).seconds_left == pytest.approx(2.0)
+    assert next(before, None) is None
 
 
 def test_validation_comes_back_as_often_as_it_came():
@@ -327,8 +440,10 @@ def test_a_loop_that_is_left_early_says_so():
     loop = Loop(total_steps=20, log_every=4)
     loop.steps(*[500] * 9)
     loop.meter.close("finished")
-    assert (loop.meter.summary().projection.real_steps, loop.forecast) == (9, None)
-    assert projected(loop.meter.summary().projection).endswith("ended after 9 of 20 steps")
+    projection = loop.meter.summary().projection
+    assert (projection.real_steps, loop.forecast) == (9, None)
+    assert (projection.seconds_error, projection.flops_error) == (None, None)
+    assert projected(projection).endswith(", said at step 8; ended after 9 of 20 steps")
 
 
 def test_a_resumed_run_has_what_is_left_before_it_and_all_launches_in_the_total():

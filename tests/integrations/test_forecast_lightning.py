@@ -23,8 +23,9 @@ class Endless(IterableDataset):
 
 
 @pytest.fixture
-def watched(small):
+def watched(small, monkeypatch):
     """Fit, and note at each logging step what was said to be left, and what came of it."""
+    monkeypatch.setattr("computemeter.forecast._ENOUGH_STEPS", 1)  # these fits are short
 
     class Fitted(small.pl.Callback):
         def __init__(self, **options):
@@ -116,6 +117,47 @@ def test_the_validations_that_are_left(watched, small, options):
     fitted = watched().fit(validation=small.data(2 * BATCH), **options)
     fitted.assert_true()
     fitted.assert_rounds_true()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_steps": 10, "val_check_interval": 3},
+        {"max_steps": 9, "val_check_interval": 3},
+        {"max_steps": 5, "val_check_interval": 4, "accumulate_grad_batches": 2},
+        {"max_steps": 10, "val_check_interval": 4, "check_val_every_n_epoch": None},
+        # A limit gives it a length.
+        {"max_epochs": 3, "limit_train_batches": 4},
+        {"max_epochs": 4, "limit_train_batches": 4, "check_val_every_n_epoch": 2},
+        {"max_epochs": 2, "limit_train_batches": 5, "val_check_interval": 2},
+    ],
+)
+def test_the_validations_that_are_left_of_data_without_a_length(watched, small, options):
+    fitted = watched().fit(
+        data=unsized(), validation=small.data(BATCH), **{"max_epochs": -1} | options
+    )
+    fitted.assert_true()
+    fitted.assert_rounds_true()
+    assert {length.validates for _, _, length in fitted.lengths} == {True}
+
+
+@pytest.mark.parametrize("options", [{}, {"val_check_interval": 2, "check_val_every_n_epoch": 2}])
+def test_validations_of_which_nobody_knows_when_they_come(watched, small, options):
+    # At the end of the data, if it has one; in the second epoch, if there is one.
+    fitted = watched().fit(
+        data=unsized(), validation=small.data(BATCH), max_epochs=-1, max_steps=6, **options
+    )
+    assert {(length.rounds, length.validates) for _, _, length in fitted.lengths} == {(None, True)}
+    assert fitted.first.rounds_missing
+    quiet = watched().fit(data=unsized(), max_epochs=-1, max_steps=6)
+    assert not quiet.first.rounds_missing
+
+
+def test_checkpoints_that_were_seen_are_not_said_to_be_missing(watched, small):
+    saving = small.pl.callbacks.ModelCheckpoint(small.folder, every_n_train_steps=1)
+    fitted = watched().fit(saving, max_epochs=3, enable_checkpointing=True)
+    assert (fitted.lengths[0][2].rounds, fitted.lengths[0][2].validates) == (3, False)
+    assert not fitted.first.rounds_missing
 
 
 def test_without_validation_the_ends_of_epochs_are_rounds_where_they_save(watched):
@@ -238,8 +280,8 @@ def test_the_line_is_printed_once_and_by_each_fit(watched, small, capsys):
     assert out.count("left on 1 x") == 1
     # At the second logging step, the sixth step, no validation has been seen: it follows the 7th.
     assert "done by" in out
-    assert "validation and checkpoints come on top: none has been seen yet" in out
-    assert "said at step 6 without" in " ".join(out.replace("│", " ").split())
+    assert "validation or checkpoints that were not seen yet may come on top" in out
+    assert "said at step 6 before validation" in " ".join(out.replace("│", " ").split())
     assert fitted.meter._meter._last.forecast is not None
     assert not fitted.meter._meter._last.forecast.rounds_missing
     fitted.trainer.fit_loop.max_epochs = 6
