@@ -1,5 +1,8 @@
 """Nets that a probe takes to another process, which imports them from here."""
 
+import os
+import time
+
 import torch
 from torch import nn
 
@@ -21,8 +24,6 @@ class Sleepy(nn.Linear):
 
     def forward(self, x):
         if len(x) > 8:
-            import time
-
             time.sleep(3600)
         return super().forward(x)
 
@@ -32,11 +33,47 @@ class Suicidal(nn.Linear):
 
     def forward(self, x):
         if len(x) > 8:
-            import os
             import signal
 
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
+
+
+class Leaving(nn.Linear):
+    """Ends its process of its own will at more than 8 examples."""
+
+    def forward(self, x):
+        if len(x) > 8:
+            raise SystemExit("bye")
+        return super().forward(x)
+
+
+class Forking(nn.Linear):
+    """Has a child that it names in a file, and never ends a step of more than 8 examples."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.child = self.named_in = None
+
+    def forward(self, x):
+        if self.child is None:
+            self.child = os.fork()
+            if not self.child:
+                time.sleep(600)
+                os._exit(0)
+            self.named_in.write_text(str(self.child))
+        if len(x) > 8:
+            time.sleep(600)
+        return super().forward(x)
+
+
+class WritesIntoIt(nn.Linear):
+    """Doubles its batch in place, and takes only ones."""
+
+    def forward(self, x):
+        if not bool((x == 1).all()):
+            raise ValueError("no ones")
+        return super().forward(x.mul_(2))
 
 
 class StaysHere(nn.Linear):

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -20,9 +21,12 @@ from computemeter.planning._trial import (
     Dropped,
     Job,
     Message,
+    Note,
     Orders,
     Trying,
+    is_out_of_memory,
     not_fitting,
+    says_out_of_memory,
 )
 from computemeter.planning._worker import JOB, Failed, decode, write_orders
 from computemeter.planning.step_time import StepTime
@@ -32,6 +36,8 @@ _TO_START = 300.0
 """Seconds for the process to import its framework and read the model, on a machine that is slow."""
 _GRACE = 5.0
 """Seconds beyond its time after which the process is ended; by itself it stops between steps."""
+_FOR_MEMORY = ("SIGKILL", "SIGABRT")
+"""What ends a process that gets no memory: the system, or its own library."""
 
 
 class NotApartError(Exception):
@@ -47,8 +53,8 @@ def measure_apart(
 ) -> Iterator[Message]:
     """Measure in another process.
 
-    A batch size at which that process dies is dropped for want of memory, which is what the
-    system, or a library that cannot get any, ends a process for.
+    A batch size at which that process dies is dropped with all larger ones: for want of memory
+    where the signal or its last words say so. What that process started is ended with it.
 
     Args:
         adapter: of the job's framework.
@@ -67,19 +73,22 @@ def measure_apart(
         try:
             adapter.save(job, str(Path(folder) / JOB))
         except Exception as error:
-            raise NotApartError(describe(error)) from error
+            kind = ModelTooLargeError if is_out_of_memory(error) else NotApartError
+            raise kind(describe(error)) from error
         write_orders(Path(folder), name, memory_limit, orders)
         errors = Path(folder) / "errors"
-        with errors.open("wb") as stderr, _started(folder, stderr) as process:
+        environment = adapter.environment()
+        with errors.open("wb") as stderr, _started(folder, stderr, environment) as process:
             try:
                 yield from _Conversation(process, orders, errors).messages()
             finally:
-                process.kill()
+                _end(process)
 
 
-def _started(folder: str, stderr: IO[bytes]) -> subprocess.Popen[str]:
+def _started(folder: str, stderr: IO[bytes], of_adapter: dict[str, str]) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
+        **of_adapter,
         # What the model's class is imported from must be found there too.
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # noqa: PTH109
         "COMPUTEMETER": "",  # a few steps of a copy are no run to be metered
@@ -92,7 +101,16 @@ def _started(folder: str, stderr: IO[bytes]) -> subprocess.Popen[str]:
         env=environment,
         text=True,
         encoding="utf-8",
+        start_new_session=True,
     )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the process and all that it started, which may hold the pipe of its answers open."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):  # gone already
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 class _Conversation:
@@ -120,15 +138,13 @@ class _Conversation:
                 break
             message = decode(line)
             if isinstance(message, Failed):
-                if message.too_large:
-                    raise ModelTooLargeError("it does not fit in memory")
-                raise NotApartError(message.reason)
+                raise (ModelTooLargeError if message.too_large else NotApartError)(message.reason)
             if not started:
                 started, end = True, time.perf_counter() + self._orders.seconds + _GRACE
             self._note(message)
             yield message
         if not started:
-            raise ModelTooLargeError(f"its process ended: {self._last_words()}")
+            raise ModelTooLargeError(f"its process ended ({self._ending()})")
         yield from self._died()
 
     def _read(self) -> None:
@@ -153,19 +169,38 @@ class _Conversation:
             )
 
     def _died(self) -> Iterator[Message]:
-        """Drop what is open; nothing is, where the process has ended as it should."""
-        if not self._open:
+        """Drop what is open, where the process has not ended as it should."""
+        code = self._process.wait()
+        if not code and not self._open:
             return
-        dropped = not_fitting(self._open[0], self._open[1:])
-        first = next(dropped)
-        yield replace(first, reason=f"{first.reason}: its process was ended ({self._signal()})")
-        yield from dropped
+        ended = f"its process ended ({self._ending()})"
+        if self._trying not in self._open:
+            yield Note(f"The operations were not counted: {ended}.")
+            yield from _not_tried(self._open, f"{ended} while a step was counted")
+        elif self._for_memory():
+            dropped = not_fitting(self._open[0], self._open[1:])
+            first = next(dropped)
+            yield replace(first, reason=f"{first.reason}: {ended}")
+            yield from dropped
+        else:
+            yield Dropped(batch_size=self._open[0], reason=ended, failed=True)
+            yield from _not_tried(self._open[1:], f"{ended} at {self._open[0]}")
 
-    def _signal(self) -> str:
+    def _for_memory(self) -> bool:
+        return self._code() in _FOR_MEMORY or says_out_of_memory(self._last_words())
+
+    def _ending(self) -> str:
+        return ": ".join(part for part in (self._code(), self._last_words()) if part)
+
+    def _code(self) -> str:
         code = self._process.wait()
         return signal.Signals(-code).name if code < 0 else f"code {code}"
 
     def _last_words(self) -> str:
         lines = self._errors.read_text(encoding="utf-8", errors="replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]
-        return redact(said[-1][:200]) if said else f"code {self._process.wait()}"
+        return redact(said[-1][:200]) if said else ""
+
+
+def _not_tried(sizes: Sequence[int], why: str) -> Iterator[Dropped]:
+    return (Dropped(batch_size=size, reason=f"not tried: {why}", failed=True) for size in sizes)

@@ -24,10 +24,15 @@ def device_kind(job: Job, device: str | None) -> str:
     return torch.device(device or _own_device(job.model)).type
 
 
+def environment() -> dict[str, str]:
+    """Return what another process must find in its environment: nothing."""
+    return {}
+
+
 def copied(job: Job) -> Job:
-    """Copy model and optimizer together, so that the one still updates the other."""
-    model, optimizer = copy.deepcopy((_unwrapped(job.model), job.optimizer))
-    return Job(model, _detached(job.batch), job.loss, optimizer)
+    """Copy model, optimizer and loss together, as they may hold one another."""
+    model, optimizer, loss = copy.deepcopy((_unwrapped(job.model), job.optimizer, job.loss))
+    return Job(model, _cloned(job.batch), loss, optimizer)
 
 
 def save(job: Job, path: str) -> None:
@@ -72,12 +77,12 @@ class TorchTrial:
         self.model = job.model.to(self.device)
         if not self.model.training:
             self.model.train()
-        self._batch, self._loss = job.batch, job.loss
+        self._batch, self._loss = job.batch, _moved_module(job.loss, self.device)
         self.optimizer = self.make_optimizer(job.optimizer)
 
     def run(self, size: int, pace: Pace) -> None:
         """Train steps."""
-        step = self._step(self.batch_of(size))
+        step = self._step(size)
         while pace.going():
             step()
 
@@ -87,12 +92,25 @@ class TorchTrial:
             torch.accelerator.synchronize(self.device)
 
     def count(self, size: int) -> Count | None:
-        """Count one more step, live."""
-        return count(self._step(self.batch_of(size)))
+        """Count one more step, live, and not compiled: that fuses products into other kernels."""
+        with torch.compiler.set_stance("force_eager"):
+            return count(self._step(size))
 
-    def batch_of(self, size: int) -> Any:
-        """Return a batch of so many examples, on the device."""
-        return _moved(resized(self._batch, size), self.device)
+    def batches_of(self, size: int) -> Callable[[], Any]:
+        """Return what gives a batch of so many examples, on the device, for each step.
+
+        It is the same one, until a step writes into it.
+        """
+        batch, written = None, None
+
+        def give() -> Any:
+            nonlocal batch, written
+            if batch is None or _versions(batch) != written:
+                batch = _moved(_cloned(resized(self._batch, size)), self.device)
+                written = _versions(batch)
+            return batch
+
+        return give
 
     def loss_of(self, batch: Any) -> Tensor:
         """Run the forward pass."""
@@ -112,10 +130,12 @@ class TorchTrial:
             return given
         return given(trained)
 
-    def _step(self, batch: Any) -> Callable[[], Any]:
+    def _step(self, size: int) -> Callable[[], Any]:
+        batch_now = self.batches_of(size)
+
         def closure() -> Tensor:
             self.optimizer.zero_grad()
-            loss = self.loss_of(batch)
+            loss = self.loss_of(batch_now())
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 
@@ -179,6 +199,21 @@ def _call(model: Any, inputs: Any) -> Any:
 
 def _detached(batch: Any) -> Any:
     return _tensors(batch, lambda tensor: tensor.detach())
+
+
+def _cloned(batch: Any) -> Any:
+    return _tensors(batch, lambda tensor: tensor.detach().clone())
+
+
+def _versions(batch: Any) -> list[int]:
+    """Return how often each tensor was written into."""
+    found: list[int] = []
+    _tensors(batch, lambda tensor: found.append(tensor._version))  # noqa: SLF001 - no public name
+    return found
+
+
+def _moved_module(loss: Any, device: torch.device) -> Any:
+    return loss.to(device) if isinstance(loss, nn.Module) else loss
 
 
 def _moved(batch: Any, device: torch.device) -> Any:

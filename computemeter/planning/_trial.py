@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ _TOGETHER = 5
 _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "ResourceExhaustedError")
 _OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",
+    "cannot allocate memory",
     "not enough memory",
     "out of memory",
     "resource_exhausted",
@@ -86,6 +88,9 @@ class Adapter(Protocol):
     `save` and `load` take the job to a process of its own, `copied` to this one's trial.
     """
 
+    def environment(self) -> dict[str, str]:
+        """Return what another process must find in its environment."""
+
     def save(self, job: Job, path: str) -> None:
         """Write the job."""
 
@@ -124,11 +129,13 @@ class Dropped:
         batch_size: examples in a step.
         reason: why, in words.
         too_large: whether it did not fit in memory; neither will a larger one.
+        failed: whether an error kept it from being measured, and not want of time or memory.
     """
 
     batch_size: int
     reason: str
     too_large: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +281,7 @@ def _counted(trial: Trial, size: int) -> Iterator[Message]:
 
 def _given_up(error: Exception, size: int, sizes: list[int]) -> Iterator[Message]:
     if not is_out_of_memory(error):
-        yield Dropped(batch_size=size, reason=describe(error))
+        yield Dropped(batch_size=size, reason=describe(error), failed=True)
         return
     yield from not_fitting(size, sizes)
     sizes.clear()
@@ -292,5 +299,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Say whether it is want of memory that any of the frameworks reports."""
     if any(cls.__name__ in _OUT_OF_MEMORY for cls in type(error).__mro__):
         return True
-    text = str(error).lower()
-    return any(part in text for part in _OUT_OF_MEMORY_TEXTS)
+    return getattr(error, "errno", None) == errno.ENOMEM or says_out_of_memory(str(error))
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Say whether a text speaks of want of memory."""
+    return any(part in text.lower() for part in _OUT_OF_MEMORY_TEXTS)

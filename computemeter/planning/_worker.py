@@ -1,13 +1,16 @@
 """The process that a probe runs in: `python -m computemeter.planning._worker FOLDER`.
 
 It reads its orders from the folder and writes what it finds to standard output, one message a
-line. What the user's code prints goes to standard error. It ends when its parent does.
+line. What the user's code prints goes to standard error. It ends when its parent does, and then
+with all that it started and with the folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -67,15 +70,20 @@ def write_orders(folder: Path, adapter: str, memory_limit: int | None, orders: O
 def main(folder: Path) -> None:
     """Do what the folder says."""
     answers = _own_output()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     values = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
     orders = _orders(values["orders"])
+    adapter: Any = None
     try:
         limited = limit_memory(values["memory_limit"])
-        adapter: Any = import_module(values["adapter"])
-        trial = adapter.trial(adapter.load(str(folder / JOB)), orders.device)
+        adapter = import_module(values["adapter"])
+        job = adapter.load(str(folder / JOB))
+        (folder / JOB).unlink()
+        trial = adapter.trial(job, orders.device)
     except Exception as error:  # noqa: BLE001 - whatever keeps a model from being read
-        _say(answers, encode(Failed(describe(error), is_out_of_memory(error))))
+        # The parent has imported the same: what fails here alone does so for want of memory.
+        too_large = adapter is None or is_out_of_memory(error)
+        _say(answers, encode(Failed(describe(error), too_large)))
         return
     if not limited:
         note = "This system limits no process's memory: a batch too large may slow it down."
@@ -90,10 +98,15 @@ def _orders(values: dict[str, Any]) -> Orders:
 
 
 def _own_output() -> IO[str]:
-    """Take standard output for the messages alone, from C code that prints there too."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Take standard output for the messages alone, from C code that prints there too.
+
+    A process that the user's code forks must not hold it open: its end is this one's end.
+    """
+    answers = os.dup(1)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: os.close(answers))
     os.dup2(2, 1)
-    return answers
+    return os.fdopen(answers, "w", encoding="utf-8", closefd=False)
 
 
 def _say(answers: IO[str], line: str) -> None:
@@ -101,10 +114,14 @@ def _say(answers: IO[str], line: str) -> None:
     answers.flush()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
     os.read(0, 1)  # the parent writes nothing: this returns when it is gone
+    shutil.rmtree(folder, ignore_errors=True)
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    os._exit(0)  # whatever a library still has to do at its end

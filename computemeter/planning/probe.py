@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from numbers import Real
 from typing import Any
 
 from computemeter.options import check_count
 from computemeter.planning._apart import ModelTooLargeError, NotApartError, measure_apart
-from computemeter.planning._batches import batch_size_of
+from computemeter.planning._batches import batch_size_of, left_as_they_are
 from computemeter.planning._memory import usable_memory
-from computemeter.planning._random_state import same_random_state
 from computemeter.planning._trial import (
     Counted,
     Dropped,
@@ -28,6 +28,7 @@ from computemeter.planning._trial import (
     Ready,
     measure,
 )
+from computemeter.planning._untouched import untouched
 from computemeter.planning.step_time import StepTime, StepTimeFit, check_installed, fit_step_time
 from computemeter.sinks import describe
 
@@ -83,14 +84,16 @@ class ProbeResult:
     def seconds_per_step(self, batch_size: int) -> float | None:
         """Return the seconds of a step: as measured, where it was, and as fitted else.
 
-        None where it is not known: a batch that does not fit, or only one was measured.
+        None where it is not known: the batch does not fit or failed, or only one was measured.
         """
         _check_positive("batch_size", batch_size)
         for step in self.measured:
             if step.batch_size == batch_size:
                 return step.seconds
-        if any(batch_size >= each.batch_size for each in self.dropped if each.too_large):
-            return None
+        for each in self.dropped:
+            failed = each.failed and batch_size == each.batch_size
+            if failed or (each.too_large and batch_size >= each.batch_size):
+                return None
         return self.fit.seconds(batch_size) if self.fit else None
 
     def epoch_seconds(self, examples: int, batch_size: int) -> float | None:
@@ -125,14 +128,14 @@ def probe(
     """Run a few real training steps of a copy of the model, for several batch sizes.
 
     A step is forward pass, loss, backward pass and optimizer step. The model, its optimizer and
-    all random numbers are left as they are. On a CPU the steps run in a process of their own, so
-    that a batch that does not fit in memory ends that one, and is dropped.
+    all random numbers are left as they are; hooks of the model run. On a CPU the steps run in a
+    process of their own, so that a batch that does not fit in memory ends that one, and is dropped.
 
     Args:
         model: a `torch.nn.Module`, a `LightningModule`, or a compiled Keras model.
-        batch: an example of what it trains on, of any size: examples along the first dimension.
-            A pair is input and target; of anything else all goes to the model. Other sizes are made
-            of its examples, over and over.
+        batch: an example of what it trains on, of any size: examples along the first dimension,
+            the one that most of its arrays share. A pair is input and target; of anything else all
+            goes to the model. Other sizes are made of its examples, over and over.
         batch_sizes: to measure; by default the given one, a quarter, half, twice and four times.
         loss: of a `torch.nn.Module`, called with its output and the target (the batch, where there
             is none); by default the output's own `loss`, or the mean of the output.
@@ -152,46 +155,63 @@ def probe(
         TypeError: the model is of no framework that is known.
         ValueError: an option's value is not accepted.
     """
-    sizes = _sizes(batch_sizes, batch_size_of(batch))
+    given = batch_size_of(batch)
+    sizes = _sizes(batch_sizes, given)
     check_count("steps", steps)
     check_count("warmup", warmup)
     _check_positive("seconds", seconds)
     if memory_limit is not None:
         check_count("memory_limit", memory_limit)
+    if device is not None and not isinstance(device, str):
+        raise ValueError(f"device={device!r}: accepted is a text such as 'cpu' or 'cuda'")
     check_installed()
     name = _adapter_of(model)
     orders = Orders(
         batch_sizes=sizes,
-        count_at=min(sizes, key=lambda size: abs(size - batch_size_of(batch))),
+        count_at=min(sizes, key=lambda size: abs(size - given)),
         steps=int(steps),
         warmup=int(warmup),
         seconds=float(seconds),
         device=device,
     )
     run = _Run(import_module(name), name, Job(model, batch, loss, optimizer), orders)
-    with same_random_state():
-        run.run(in_process, memory_limit, chosen=batch_sizes is not None)
+    with untouched(model, run.kind):
+        run.run(in_process, memory_limit, given)
     return run.result()
 
 
 def probe_devices(model: Any, batch: Any, **options: Any) -> tuple[ProbeResult, ...]:
     """Probe on the CPU and, where there is one, on the accelerator: CPU first.
 
+    A device on which no step could be run is left out, and the other's notes say why.
+
     Args:
         model: as for `probe`; of a Keras model only its backend's device is probed.
         batch: as for `probe`.
-        options: of `probe`, `device` left out.
+        options: of `probe`; with `device` that one alone is probed.
 
     Raises:
-        as `probe`.
+        as `probe`; `ProbeError` where no device could run a step.
     """
-    if not _adapter_of(model).endswith(("_torch_probe", "lightning._probe")):
+    torch_s = _adapter_of(model).endswith(("_torch_probe", "lightning._probe"))
+    if not torch_s or options.get("device") is not None:
         return (probe(model, batch, **options),)
+    results, failures = list[ProbeResult](), list[str]()
+    for device in _torch_devices():
+        try:
+            results.append(probe(model, batch, **{**options, "device": device}))
+        except ProbeError as error:
+            failures.append(f"Nothing was measured on {device}: {error}")
+    if not results:
+        raise ProbeError("; ".join(failures))
+    return tuple(replace(each, notes=(*each.notes, *failures)) for each in results)
+
+
+def _torch_devices() -> list[str]:
     import torch
 
     found = torch.accelerator.current_accelerator(check_available=True)
-    devices = ["cpu", *([found.type] if found is not None and found.type != "cpu" else [])]
-    return tuple(probe(model, batch, device=each, **options) for each in devices)
+    return ["cpu", *([found.type] if found is not None and found.type != "cpu" else [])]
 
 
 class _Run:
@@ -200,17 +220,24 @@ class _Run:
     def __init__(self, adapter: Any, name: str, job: Job, orders: Orders) -> None:
         self._adapter, self._name, self._job, self._orders = adapter, name, job, orders
         self._said: list[Message] = []
+        try:
+            self.kind: str = adapter.device_kind(job, orders.device)
+        except RuntimeError as error:
+            raise ValueError(f"device={orders.device!r}: {describe(error)}") from error
 
-    def run(self, in_process: bool | None, memory_limit: int | None, *, chosen: bool) -> None:
+    def run(self, in_process: bool | None, memory_limit: int | None, given: int) -> None:
         """Measure, in this process or in another.
 
         Args:
             in_process: as the user wants it.
-            memory_limit: of another process.
-            chosen: whether the batch sizes are the user's own.
+            memory_limit: of another process, as the user wants it.
+            given: examples in the user's batch.
         """
-        kind = self._adapter.device_kind(self._job, self._orders.device)
-        if in_process or (in_process is None and kind != "cpu"):
+        if left := left_as_they_are(self._job.batch):
+            sizes = ", ".join(map(str, left))
+            text = f"Arrays of the batch with {sizes} rows, not {given}, are left as they are."
+            self._said.append(Note(text))
+        if in_process or (in_process is None and self.kind != "cpu"):
             self._here()
             return
         try:
@@ -219,9 +246,9 @@ class _Run:
         except ModelTooLargeError as error:
             raise ProbeError(f"the probe's process could not begin: {error}") from error
         except NotApartError as error:
-            if in_process is False:
+            if in_process is False or memory_limit is not None:
                 raise ProbeError(f"no other process can train this model: {error}") from error
-            self._here_for_want_of_a_process(error, chosen=chosen)
+            self._here_for_want_of_a_process(error, given)
 
     def result(self) -> ProbeResult:
         """Put together what was found.
@@ -253,19 +280,24 @@ class _Run:
             ) from error
         self._gather(measure(trial, self._orders))
 
-    def _here_for_want_of_a_process(self, error: NotApartError, *, chosen: bool) -> None:
+    def _here_for_want_of_a_process(self, error: NotApartError, given: int) -> None:
         self._said.append(
             Note(f"Measured in this process, as another cannot read the model ({error}).")
         )
-        if not chosen:
-            # Nothing holds a batch back here that is larger than memory.
-            largest = self._orders.count_at
-            fitting = tuple(size for size in self._orders.batch_sizes if size <= largest)
-            for size in self._orders.batch_sizes[len(fitting) :]:
-                reason = "not tried: no process of its own would keep it within memory"
-                self._said.append(Dropped(batch_size=size, reason=reason))
-            self._orders = replace(self._orders, batch_sizes=fitting)
-        self._here()
+        # Nothing holds a batch back here that is larger than memory; the given one is trained with.
+        sizes = self._orders.batch_sizes
+        fitting = tuple(size for size in sizes if size <= given)
+        for size in sizes[len(fitting) :]:
+            reason = (
+                "not tried: no process of its own would keep it within memory (in_process=True "
+                "tries it)"
+            )
+            self._said.append(Dropped(batch_size=size, reason=reason))
+        self._orders = replace(
+            self._orders, batch_sizes=fitting, count_at=max(fitting, default=given)
+        )
+        if fitting:
+            self._here()
 
     def _gather(self, messages: Iterable[Message]) -> None:
         self._said.extend(messages)
@@ -287,13 +319,18 @@ def _adapter_of(model: Any) -> str:
 def _sizes(given: Sequence[int] | None, batch: int) -> tuple[int, ...]:
     if given is None:
         return tuple(sorted({max(1, batch // 4), max(1, batch // 2), batch, 2 * batch, 4 * batch}))
-    for size in given:
+    try:
+        sizes = tuple(given)
+    except TypeError:
+        raise ValueError(f"batch_sizes={given!r}: accepted are several whole numbers") from None
+    for size in sizes:
         check_count("batch_sizes", size)
-    if not given:
+    if not sizes:
         raise ValueError("batch_sizes is empty")
-    return tuple(sorted({int(size) for size in given}))
+    return tuple(sorted({int(size) for size in sizes}))
 
 
 def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not (math.isfinite(value) and value > 0):
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be above 0, got {value!r}")

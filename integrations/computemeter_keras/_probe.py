@@ -6,6 +6,8 @@ import copy
 import pickle
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -17,6 +19,15 @@ from computemeter.planning._batches import mapped, resized
 from computemeter.planning._trial import Job, Pace
 from computemeter.records import Count, Device
 from computemeter_keras._backends import backend_of
+
+_JUDGES = ("loss", "metrics", "weighted_metrics")
+_HELD = (
+    FunctionType,
+    keras.constraints.Constraint,
+    keras.initializers.Initializer,
+    keras.regularizers.Regularizer,
+)
+"""What a layer holds that a user may have made."""
 
 
 def device_kind(_job: Job, device: str | None) -> str:
@@ -38,7 +49,13 @@ def device_kind(_job: Job, device: str | None) -> str:
         return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
     import torch
 
-    return "gpu" if torch.accelerator.is_available() else "cpu"
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
+
+
+def environment() -> dict[str, str]:
+    """Return what makes another process use the same backend, however it was chosen here."""
+    return {"KERAS_BACKEND": keras.backend.backend()}
 
 
 def save(job: Job, path: str) -> None:
@@ -53,27 +70,35 @@ def save(job: Job, path: str) -> None:
         "policy": keras.config.dtype_policy().name,
         "threads": _threads(),
         "own": _own_objects(job.model),
-        "job": by_value.dumps((job.model, _arrays(job.batch))),
+        "unnamed": _unnamed(job.model),
     }
+    with _quiet():
+        parts["job"] = by_value.dumps((job.model, _arrays(job.batch)))
     Path(path).write_bytes(by_value.dumps(parts))
 
 
 def load(path: str) -> Job:
-    """Read the job; the file is this package's own."""
+    """Read the job; the file is this package's own.
+
+    Raises:
+        RuntimeError: Keras has another backend here.
+    """
     parts = pickle.loads(Path(path).read_bytes())  # noqa: S301
+    if parts["backend"] != keras.backend.backend():
+        raise RuntimeError(f"Keras runs on {keras.backend.backend()} there, not {parts['backend']}")
     keras.config.set_dtype_policy(parts["policy"])
     _set_threads(parts["threads"])
     with keras.saving.custom_object_scope(parts["own"]):
         model, batch = pickle.loads(parts["job"])  # noqa: S301
-    return Job(model, batch)
+    return Job(_compiled_with(model, parts["unnamed"]), batch)
 
 
 def copied(job: Job) -> Job:
     """Copy the model by saving it, as Keras copies its optimizer too."""
     _check(job)
-    with keras.saving.custom_object_scope(_own_objects(job.model)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an optimizer that has not begun
-        return Job(copy.deepcopy(job.model), _arrays(job.batch))
+    with keras.saving.custom_object_scope(_own_objects(job.model)), _quiet():
+        model = _compiled_with(copy.deepcopy(job.model), copy.deepcopy(_unnamed(job.model)))
+        return Job(model, _arrays(job.batch))
 
 
 def trial(job: Job, _device: str | None) -> KerasTrial:
@@ -131,7 +156,9 @@ class KerasTrial:
     def _parts(self, size: int) -> tuple[Any, ...]:
         """Return input, target and weights of so many examples, as far as they are there."""
         parts = keras.utils.unpack_x_y_sample_weight(resized(self._batch, size))
-        return tuple(part for part in parts if part is not None)
+        parts = tuple(part for part in parts if part is not None)
+        # `fit` gives PyTorch tensors, which losses and metrics may rely on; elsewhere tracing does.
+        return _tensors(parts) if self._backend == "torch" else parts
 
 
 def _check(job: Job) -> None:
@@ -143,13 +170,46 @@ def _check(job: Job) -> None:
 
 def _own_objects(model: Any) -> dict[str, Any]:
     """Return the classes and functions, by name, that Keras cannot find by itself."""
-    parts = [model, *model._flatten_layers(), model.optimizer, model.loss]  # noqa: SLF001 - no public name
+    layers = model._flatten_layers()  # noqa: SLF001 - no public name
+    rate = getattr(model.optimizer, "_learning_rate", None)
+    parts = [model, *layers, *_judges(model), model.optimizer, rate]
+    parts += [each for layer in layers for each in vars(layer).values() if isinstance(each, _HELD)]
     named = [part if isinstance(part, type | FunctionType) else type(part) for part in parts]
     return {
         each.__name__: each
         for each in named
         if not each.__module__.startswith(("keras.", "builtins", "torch."))
     }
+
+
+def _judges(model: Any, *names: str) -> list[Any]:
+    """Return the losses and metrics that a model was compiled with."""
+    given = model._compile_config.config  # noqa: SLF001 - no public name
+    return keras.tree.flatten([given[name] for name in names or _JUDGES])  # type: ignore[no-any-return]
+
+
+def _unnamed(model: Any) -> dict[str, Any]:
+    """Return those arguments of `compile` with a lambda, which Keras keeps without its globals."""
+    given = model._compile_config.config  # noqa: SLF001 - no public name
+    return {
+        name: given[name]
+        for name in _JUDGES
+        if any(getattr(each, "__name__", "") == "<lambda>" for each in _judges(model, name))
+    }
+
+
+def _compiled_with(model: Any, arguments: dict[str, Any]) -> Any:
+    if arguments:
+        model.compile(**{**model._compile_config.config, **arguments})  # noqa: SLF001 - no public name
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what Keras says of an optimizer that has not begun, and of a lambda."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _arrays(batch: Any) -> Any:

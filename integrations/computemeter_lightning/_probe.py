@@ -11,23 +11,36 @@ import inspect
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from computemeter.counters.torch_mode import count
-from computemeter.planning._torch_probe import TorchTrial, copied, device_kind, load, save
+from computemeter.planning._torch_probe import (
+    TorchTrial,
+    copied,
+    device_kind,
+    environment,
+    load,
+    save,
+)
 from computemeter.planning._trial import Job, Pace
 from computemeter.records import Count
 from computemeter.switch import VARIABLE
 
-__all__ = ["copied", "device_kind", "load", "save", "trial"]
+__all__ = ["copied", "device_kind", "environment", "load", "save", "trial"]
 
 _NAMESPACES = ("lightning.pytorch", "pytorch_lightning")
+_PREPARING = ("configure_model", "setup", "on_fit_start", "on_train_start")
+"""Hooks in which a module may make what its steps use."""
+_STEPS = 10**9
+"""More than are ever run; a schedule that asks for their number is given a finite one."""
 
 
 def trial(job: Job, device: str | None) -> LightningTrial:
@@ -73,7 +86,8 @@ class LightningTrial(TorchTrial):
         if not self._with_trainer:
             with _quiet():
                 return super().count(size)
-        return count(self._fit, size, iter([True, False]).__next__)
+        with torch.compiler.set_stance("force_eager"):
+            return count(self._fit, size, iter([True, False]).__next__)
 
     def loss_of(self, batch: Any) -> Tensor:
         """Run `training_step`."""
@@ -90,9 +104,13 @@ class LightningTrial(TorchTrial):
 
     def _fit(self, size: int, going: Callable[[], bool]) -> None:
         self._note("Its steps ran in a Trainer of their own, hooks included.")
-        with _quiet(), _unmetered():
+        # A callback of the module's own may write: a checkpoint, say.
+        self.model.configure_callbacks = list
+        with _quiet(), _unmetered(), tempfile.TemporaryDirectory() as folder:
             trainer = _namespace_of(self.model).Trainer(
+                default_root_dir=folder,
                 max_epochs=1,
+                max_steps=_STEPS,
                 accelerator="cpu" if self.device.type == "cpu" else "auto",
                 devices=1,
                 logger=False,
@@ -102,7 +120,7 @@ class LightningTrial(TorchTrial):
                 num_sanity_val_steps=0,
                 limit_val_batches=0,
             )
-            trainer.fit(self.model, train_dataloaders=_Feed(self.batch_of(size), going))
+            trainer.fit(self.model, train_dataloaders=_Feed(self.batches_of(size), going))
 
 
 class _Feed:
@@ -111,19 +129,19 @@ class _Feed:
     Lightning asks for a batch ahead: the first step is timed as none, and lies in the warm-up.
     """
 
-    def __init__(self, batch: Any, going: Callable[[], bool]) -> None:
-        self._batch, self._going = batch, going
+    def __init__(self, batch_now: Callable[[], Any], going: Callable[[], bool]) -> None:
+        self._batch_now, self._going = batch_now, going
 
     def __iter__(self) -> Iterator[Any]:
         while self._going():
-            yield self._batch
+            yield self._batch_now()
 
 
 def _wants_trainer(module: Any) -> bool:
     """Say whether a module leaves to its Trainer what is not in `training_step`."""
     base = _namespace_of(module).LightningModule
-    lazy = type(module).configure_model is not base.configure_model
-    return lazy or not module.automatic_optimization
+    prepares = any(getattr(type(module), name) is not getattr(base, name) for name in _PREPARING)
+    return prepares or not module.automatic_optimization
 
 
 def _namespace_of(module: Any) -> Any:

@@ -73,6 +73,65 @@ def test_steps_are_measured_on_a_copy(trained):
     assert result.notes == ()
 
 
+def own_metric(target, logits):
+    return keras.ops.mean(logits) + 0 * keras.ops.mean(target)
+
+
+class OwnMetric(keras.metrics.SparseCategoricalCrossentropy):
+    """A class that Keras does not know."""
+
+
+class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Another."""
+
+    def __call__(self, step):
+        return 0.1
+
+    def get_config(self):
+        return {}
+
+
+def twice(x):
+    return 2 * x
+
+
+unnamed_loss = lambda target, logits: own_loss(target, logits)  # noqa: E731, PLW0108
+unnamed_metric = lambda target, logits: own_metric(target, logits)  # noqa: E731, PLW0108
+
+
+def outfits():
+    yield {"loss": own_loss, "metrics": [own_metric, OwnMetric(from_logits=True)]}
+    yield {"loss": [own_loss], "metrics": [unnamed_metric]}
+    yield {"loss": unnamed_loss}
+    yield {"loss": own_loss, "optimizer": keras.optimizers.SGD(OwnSchedule())}
+
+
+def dressed(outfit):
+    model = model_of(keras.layers.Activation(twice), loss=None)
+    model.compile(**outfit)
+    return model
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_model_may_be_compiled_with_parts_of_the_user_s_own(which):
+    model = dressed(list(outfits())[which])
+    result = probe(model, data(), batch_sizes=[BATCH], in_process=True)
+    assert result.flops_per_example == FLOPS_PER_EXAMPLE
+
+
+def test_in_another_process_too_and_on_the_same_backend(monkeypatch):
+    pytest.importorskip("cloudpickle")
+    backend = keras.backend.backend()
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+
+    def loss(target, logits):
+        assert keras.backend.backend() == backend
+        return own_loss(target, logits)
+
+    model = dressed({"loss": loss, "metrics": [unnamed_metric]})
+    assert len(probe(model, data(), batch_sizes=[BATCH], in_process=False).measured) == 1
+
+
 def test_in_a_process_of_its_own_with_parts_that_only_this_one_knows():
     pytest.importorskip("cloudpickle")
     model = model_of(Doubled())

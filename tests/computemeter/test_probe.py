@@ -5,17 +5,22 @@ import os
 import random
 import subprocess
 import sys
+import time
+import types
+from collections import defaultdict
 
 import numpy as np
 import pytest
 import torch
-from probe_models import Hungry, Sleepy, StaysHere, Suicidal
+from probe_models import Forking, Hungry, Leaving, Sleepy, StaysHere, Suicidal, WritesIntoIt
 from small_runs import BATCH, CLASSES, FLOPS_PER_EXAMPLE, HIDDEN, INPUTS
 from torch import nn
 
-from computemeter.planning import _trial
-from computemeter.planning._batches import resized
-from computemeter.planning._trial import Job, Orders, Pace, measure
+from computemeter.planning import _apart, _memory, _trial, _untouched
+from computemeter.planning import probe as probing
+from computemeter.planning._batches import batch_size_of, left_as_they_are, mapped, resized
+from computemeter.planning._trial import Job, Note, Orders, Pace, Ready, Trying, measure
+from computemeter.planning._worker import encode
 from computemeter.planning.probe import (
     Dropped,
     ProbeError,
@@ -108,7 +113,126 @@ def test_a_process_that_is_killed_is_not_this_one():
     result = probe(Suicidal(4, 1), ones(), batch_sizes=[4, 8, 16, 32])
     assert [step.batch_size for step in result.measured] == [4, 8]
     assert [each.batch_size for each in result.dropped] == [16, 32]
-    assert "its process was ended (SIGKILL)" in result.dropped[0].reason
+    assert "its process ended (SIGKILL)" in result.dropped[0].reason
+
+
+def test_a_process_that_ends_for_another_reason_is_not_said_to_want_memory():
+    result = probe(Leaving(4, 1), ones(), batch_sizes=[4, 8, 16, 32])
+    assert [step.batch_size for step in result.measured] == [4, 8]
+    first, second = result.dropped
+    assert first == Dropped(batch_size=16, reason="its process ended (code 1: bye)", failed=True)
+    assert second.reason == "not tried: its process ended (code 1: bye) at 16"
+    assert not second.too_large
+    assert result.seconds_per_step(16) is None
+    assert result.seconds_per_step(12) > 0
+
+
+def test_what_the_model_s_process_has_started_ends_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("computemeter.planning._apart._GRACE", 0.5)
+    model = Forking(4, 1)
+    model.named_in = tmp_path / "child"
+    result = probe(model, ones(), batch_sizes=[8, 16], seconds=1)
+    assert [each.batch_size for each in result.dropped] == [16]
+    command = ["ps", "-p", model.named_in.read_text(), "-o", "stat="]
+    state = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert state.strip()[:1] in ("", "Z")
+
+
+def test_a_process_that_dies_while_it_counts_blames_no_batch(tmp_path):
+    class Ended:
+        stdout = iter(
+            [encode(Ready("a cpu")), encode(Trying(8)), encode(StepTime(batch_size=8, seconds=1.0))]
+        )
+
+        def wait(self):
+            return -11
+
+    errors = tmp_path / "errors"
+    errors.write_text("")
+    orders = Orders(batch_sizes=(8, 16), count_at=8, steps=1, warmup=1, seconds=9)
+    *_, note, dropped = _apart._Conversation(Ended(), orders, errors).messages()
+    assert note == Note("The operations were not counted: its process ended (SIGSEGV).")
+    assert dropped.reason == "not tried: its process ended (SIGSEGV) while a step was counted"
+    assert (dropped.too_large, dropped.failed) == (False, True)
+
+
+def test_a_parent_that_is_ended_leaves_nothing_behind(tmp_path):
+    script = f"""
+import tempfile, torch
+tempfile.tempdir = {str(tmp_path)!r}
+from probe_models import Sleepy
+from computemeter.planning.probe import probe
+probe(Sleepy(4, 1), torch.ones(8, 4), batch_sizes=[16], seconds=60)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    # The job is gone as soon as it is read, and then the steps begin.
+    wait_until(lambda: any(tmp_path.glob("*/job")))
+    wait_until(lambda: not any(tmp_path.glob("*/job")))
+    parent.terminate()
+    parent.wait()
+    wait_until(lambda: not any(tmp_path.iterdir()))
+
+
+def wait_until(done):
+    end = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_in_this_process_too_nothing_of_the_user_s_is_touched():
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, out, target):
+            self.calls += 1
+            penalty = sum(each.square().sum() for each in model.parameters())
+            return self.weight * (out - target).square().mean() + penalty
+
+    model, loss, batch = WritesIntoIt(4, 1), Weighted(), (ones(), ones(width=1))
+    model(ones()).sum().backward()
+    gradient = model.weight.grad
+    before = gradient.clone()
+    assert len(probe(model, batch, loss=loss, in_process=True).measured) == 5
+    assert model.weight.grad is gradient
+    assert torch.equal(gradient, before)
+    assert (loss.weight.grad, loss.calls.item()) == (None, 0)
+    assert torch.equal(batch[0], ones())
+
+
+def test_every_step_is_given_the_batch_as_it_was():
+    # It ends at what is not a row of ones.
+    result = probe(WritesIntoIt(4, 1), ones(), batch_sizes=[8, 16], in_process=True)
+    assert [step.batch_size for step in result.measured] == [8, 16]
+
+
+def test_a_generator_that_begins_with_the_probe_is_restored_too(monkeypatch):
+    state = ["seeded"]
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: False,
+        get_rng_state_all=lambda: list(state),
+        set_rng_state_all=lambda states: state.__setitem__(slice(None), states),
+    )
+    monkeypatch.setattr(torch, "cuda", cuda)
+    with _untouched.untouched(None, "cuda"):
+        state[0] = "drawn"
+    assert state == ["seeded"]
+    with _untouched.untouched(None, "cpu"):  # it is not begun for nothing
+        state[0] = "drawn"
+    assert state == ["drawn"]
+
+
+@pytest.mark.slow
+def test_compiled_code_is_counted_as_it_is_written():
+    # 2 x (4 x 8 + 8) forward and again for the weights, 2 x 8 for the hidden units: 80 + 80 + 16.
+    model = torch.compile(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)))
+    result = probe(model, ones(), batch_sizes=[8], steps=1, in_process=True)
+    assert result.flops_per_example == 176
 
 
 def test_a_step_that_never_ends_is_given_up(monkeypatch):
@@ -163,6 +287,12 @@ def test_a_model_for_which_there_is_no_other_process_is_measured_here_and_carefu
     assert "it stays here" in result.notes[0]
     with pytest.raises(ProbeError, match="no other process can train this model"):
         probe(StaysHere(4, 1), ones(), in_process=False)
+    with pytest.raises(ProbeError, match="no other process can train this model"):
+        probe(StaysHere(4, 1), ones(), memory_limit=2 * GIB)
+    # Nor does it matter who chose the sizes.
+    chosen = probe(StaysHere(4, 1), ones(), batch_sizes=[4, 4096])
+    assert [each.batch_size for each in chosen.measured] == [4]
+    assert "in_process=True tries it" in chosen.dropped[0].reason
 
 
 def test_the_model_s_own_loss_or_a_stand_in_and_said_so():
@@ -208,6 +338,10 @@ def test_an_optimizer_of_another_model_is_refused():
         ({"batch_sizes": [-8]}, "batch_sizes=-8"),
         ({"batch_sizes": ["8"]}, "batch_sizes='8'"),
         ({"batch_sizes": []}, "batch_sizes is empty"),
+        ({"batch_sizes": 5}, "batch_sizes=5: accepted are several whole numbers"),
+        ({"seconds": "x"}, "seconds must be above 0, got 'x'"),
+        ({"device": "gpu"}, "device='gpu': RuntimeError: "),
+        ({"device": 3}, "device=3: accepted is a text"),
         ({"steps": 0}, "steps=0"),
         ({"warmup": 0}, "warmup=0"),
         ({"seconds": 0}, "seconds must be above 0"),
@@ -235,7 +369,82 @@ def test_cpu_comes_first_and_alone_where_there_is_nothing_else():
     assert [step.batch_size for step in result.measured] == [8]
 
 
+def test_a_device_that_fails_does_not_cost_the_other_s_result(monkeypatch):
+    def found(model, batch, device):
+        if device in failing:
+            raise ProbeError(f"no step on a {device}")
+        return RESULT
+
+    monkeypatch.setattr(probing, "_torch_devices", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(probing, "probe", found)
+    failing = ["cpu"]
+    (result,) = probe_devices(net(), data(), device=None)
+    assert result.notes == ("Nothing was measured on cpu: no step on a cpu",)
+    failing = ["cpu", "cuda"]
+    with pytest.raises(ProbeError, match="on cpu: no step on a cpu; Nothing was measured on cuda"):
+        probe_devices(net(), data())
+
+
 # What needs no model.
+
+
+def test_the_batch_size_is_what_most_arrays_say():
+    one, rows = torch.ones(1), ones(32)
+    assert batch_size_of({"lr": one, "x": rows}) == 32
+    assert batch_size_of((rows, ones(32), torch.ones(10))) == 32
+    assert left_as_they_are((rows, ones(32), torch.ones(10), torch.tensor(1.0))) == [10]
+    assert batch_size_of((ones(1), one)) == 1
+    names = resized({"x": ones(2), "names": ["a", "b"]}, 3)["names"]
+    assert names == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((ones(32), torch.ones(10)), "may be of 10 and 32 examples"),
+        ([torch.ones(3, 2, 2)] * 32, "a list of 32 alike parts"),
+        (([torch.ones(50)] * 8, ones(8)), "a list of 8 alike parts"),
+        (([torch.ones(3, 2, 2)] * 4, [{"boxes": torch.ones(3, 4)}] * 4), "a list of 4 alike parts"),
+    ],
+)
+def test_a_batch_that_does_not_say_how_many_examples_it_has_is_refused(batch, message):
+    with pytest.raises(ValueError, match=message):
+        batch_size_of(batch)
+    three_inputs = [ones(8), ones(8), ones(8)]
+    assert batch_size_of(three_inputs) == 8
+
+
+def test_a_mapping_that_cannot_be_made_of_parts_is_a_dict():
+    assert mapped(defaultdict(int, x=1), lambda each: each + 1) == {"x": 2}
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names", "sizes"),
+    [
+        ("0::/job", "job", ("memory.max", "memory.current"), "inactive_file 200\nactive_file 40"),
+        (
+            "4:cpu,memory:/job",
+            "memory/job",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            "total_inactive_file 200\ntotal_active_file 40",
+        ),
+    ],
+)
+def test_the_cache_of_files_is_memory_to_use(  # noqa: PLR0917
+    tmp_path, monkeypatch, line, folder, names, sizes
+):
+    group = tmp_path / folder
+    group.mkdir(parents=True)
+    for name, text in zip(
+        (*names, "memory.stat"), ("1000", "900", f"anon 5\n{sizes}\n"), strict=True
+    ):
+        (group / name).write_text(text)
+    own = tmp_path / "own"
+    own.write_text(f"{line}\n")
+    monkeypatch.setattr(_memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(_memory, "_OWN_GROUPS", own)
+    # Of 1000 bytes 900 are used, 240 of them for files: 340 are left, of which 9 in 10 are taken.
+    assert _memory.usable_memory() == 306
 
 
 def test_batches_are_made_of_the_examples_in_order():
@@ -320,7 +529,7 @@ def test_a_slow_warm_up_is_cut_short(clock):
 def test_want_of_memory_ends_it_and_other_errors_do_not(clock):
     took = {1: ValueError("more than 1"), 2: 1.0, 4: MemoryError(), 8: 1.0}
     error, step, large, larger = found(clock, took)[0]
-    assert error == Dropped(batch_size=1, reason="ValueError: more than 1")
+    assert error == Dropped(batch_size=1, reason="ValueError: more than 1", failed=True)
     assert step.batch_size == 2
     assert (large.too_large, larger.too_large) == (True, True)
 
@@ -345,6 +554,8 @@ def test_behind_an_asynchronous_device_steps_are_timed_in_groups(clock):
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
         MemoryError("std::bad_alloc"),
+        OSError(12, "Cannot allocate memory"),
+        ImportError("libx.so: cannot allocate memory in static TLS block"),
         RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes"),
     ],
 )
@@ -356,7 +567,11 @@ def test_want_of_memory_is_known_by_what_the_frameworks_say(error):
 RESULT = ProbeResult(
     device_name="a device",
     measured=(StepTime(batch_size=8, seconds=2.4), StepTime(batch_size=16, seconds=5.0)),
-    dropped=(Dropped(batch_size=64, reason="does not fit in memory", too_large=True),),
+    dropped=(
+        Dropped(batch_size=20, reason="RuntimeError: odd", failed=True),
+        Dropped(batch_size=24, reason="no time left of 2 s"),
+        Dropped(batch_size=64, reason="does not fit in memory", too_large=True),
+    ),
     fit=StepTimeFit(fixed=0.5, per_example=0.25),
 )
 
@@ -365,6 +580,8 @@ def test_a_forecast_is_what_was_measured_and_else_what_was_fitted():
     assert RESULT.seconds_per_step(8) == 2.4
     assert RESULT.seconds_per_step(4) == 1.5
     assert RESULT.seconds_per_step(32) == 8.5
+    assert RESULT.seconds_per_step(20) is None
+    assert RESULT.seconds_per_step(24) == 6.5
     assert RESULT.seconds_per_step(64) is None
     assert RESULT.seconds_per_step(128) is None
     assert RESULT.saturates_at == 18

@@ -17,7 +17,7 @@ def data():
     return torch.randn(BATCH, INPUTS), torch.randint(CLASSES, (BATCH,))
 
 
-def module_of(pl, *, steps=None, configure=None, manual=False):
+def module_of(pl, *, steps=None, configure=None, manual=False, hooks=None):
     """Make a module that takes its steps and its optimizer as told."""
 
     class Module(pl.LightningModule):
@@ -40,6 +40,8 @@ def module_of(pl, *, steps=None, configure=None, manual=False):
             optimizer = torch.optim.Adam(self.parameters())
             return configure(self, optimizer) if configure else optimizer
 
+    for name, hook in (hooks or {}).items():
+        setattr(Module, name, hook)
     return Module()
 
 
@@ -53,6 +55,11 @@ def as_usual(result):
     assert all(step.seconds > 0 for step in result.measured)
     assert result.flops_per_example == FLOPS_PER_EXAMPLE
     return result
+
+
+def one_cycle(module, optimizer):
+    steps = module.trainer.estimated_stepping_batches
+    return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)]
 
 
 def by_hand(module, loss):
@@ -75,14 +82,28 @@ def test_a_module_needs_no_trainer_and_stays_as_it_was(pl):
     assert all(each.grad is None for each in module.parameters())
 
 
+def weigh(module, stage=None):
+    module.weight = 1.0
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"manual": True, "steps": by_hand},
         {"steps": lambda module, loss: loss * (1 + 0 * module.trainer.global_step)},
         {"configure": lambda module, optimizer: [optimizer] * bool(module.trainer)},
+        {"configure": one_cycle},
+        {"hooks": {"setup": weigh}, "steps": lambda module, loss: loss * module.weight},
+        {"hooks": {"on_train_start": weigh}, "steps": lambda module, loss: loss * module.weight},
     ],
-    ids=["manual optimisation", "a step that asks for it", "an optimizer that asks for it"],
+    ids=[
+        "manual optimisation",
+        "a step that asks for it",
+        "an optimizer that asks for it",
+        "a schedule that asks for the number of steps",
+        "attributes made in setup",
+        "attributes made at the start",
+    ],
 )
 def test_a_module_that_needs_a_trainer_has_one(pl, options, monkeypatch, capfd):
     monkeypatch.setenv("COMPUTEMETER", "1")
@@ -93,6 +114,20 @@ def test_a_module_that_needs_a_trainer_has_one(pl, options, monkeypatch, capfd):
     assert module._trainer is None
     assert capfd.readouterr() == ("", "")
     assert len(callbacks()) == 1  # the site's meter is back for real runs
+
+
+def test_the_module_s_own_callbacks_write_no_checkpoint(pl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def callbacks(_):
+        return [pl.callbacks.ModelCheckpoint(save_last=True, every_n_train_steps=1)]
+
+    as_usual(
+        measured(
+            module_of(pl, manual=True, steps=by_hand, hooks={"configure_callbacks": callbacks})
+        )
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
