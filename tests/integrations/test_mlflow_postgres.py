@@ -126,7 +126,7 @@ def test_a_database_that_is_not_there_is_named_without_its_password(database, tm
     gone = database.uri.replace("/postgres", "/no_such_database")
     output = train(gone, run_id, tmp_path / "run")
     (line,) = [line for line in warnings_in(output) if "computemeter push" in line]
-    assert "--to postgresql://***@127.0.0.1" in line
+    assert "--to 'postgresql://***@127.0.0.1" in line
     (path,) = (tmp_path / "run").glob("*.jsonl")
     refused = push(path, gone)
     assert refused.returncode != 0
