@@ -67,8 +67,8 @@ class Options:
         trackers: "auto" (the run's loggers, else the active MLflow and W&B runs), None for none,
             or a list of sinks and names of sinks, which are then the only ones.
         alert: raise one W&B alert, for a fault in the numbers or an alarm.
-        verbose: 0 prints nothing but warnings; 1 a line at the start, one with the time left at the
-            second logging step, and a table at the end; 2 also logs the time left to the trackers.
+        verbose: 0 prints nothing but warnings; 1 a line at the start, one with the time left
+            early on, and a table at the end; 2 also logs the time left to the trackers.
 
     Raises:
         ValueError: an option's value is not accepted; names option, value and what is accepted.
