@@ -57,10 +57,19 @@ def kill(process, marks, seconds):
     return marks.read_bytes()
 
 
+def opens(weights):
+    """Whether HDF5 can read the file: a torn one may well begin as one should."""
+    try:
+        h5py.File(weights).close()
+    except OSError:
+        return False
+    return True
+
+
 def mended(backup):
     """Do what a user has to where Keras was killed within a file; return the epoch to go on at."""
     weights, metadata = backup / "latest.weights.h5", backup / "training_metadata.json"
-    if weights.exists() and not (h5py.is_hdf5(weights) or Path(f"{weights}.bkp").exists()):
+    if weights.exists() and not (opens(weights) or Path(f"{weights}.bkp").exists()):
         shutil.rmtree(backup)
     try:
         return json.loads(metadata.read_text())["epoch"]
