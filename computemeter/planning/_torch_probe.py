@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from computemeter.counters.torch_mode import count
 from computemeter.devices import torch_device
 from computemeter.planning._batches import mapped, resized
-from computemeter.planning._trial import Job, Pace
+from computemeter.planning._trial import SMALL, Job, Pace
 from computemeter.records import Count
 
 _PAIR = 2
@@ -79,10 +79,15 @@ class TorchTrial:
             self.model.train()
         self._batch, self._loss = job.batch, _moved_module(job.loss, self.device)
         self.optimizer = self.make_optimizer(job.optimizer)
+        self._new = self.optimizer is not None and not self.optimizer.state
 
     def run(self, size: int, pace: Pace) -> None:
         """Train steps."""
         step = self._step(size)
+        if self._new:
+            step()
+            age(self.optimizer)
+            self._new = False
         while pace.going():
             step()
 
@@ -164,6 +169,23 @@ class TorchTrial:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def age(optimizer: torch.optim.Optimizer) -> None:
+    """Leave no zero in what a new optimizer keeps of each weight, as a long run leaves none.
+
+    Steps on one batch reach few rows of an embedding. What Adam keeps of the others stays zero, and
+    of zeros MKL's square root takes seven times as long as of other numbers (13.8 ms for 6 million
+    on an Emerald Rapids, 1.9 ms for others): the steps would be slower than those of a real epoch.
+    """
+    for weight, state in optimizer.state.items():
+        for value in state.values():
+            if (
+                isinstance(value, Tensor)
+                and value.shape == weight.shape
+                and value.is_floating_point()
+            ):
+                value.masked_fill_(value == 0, SMALL)
 
 
 def _pickle() -> Any:

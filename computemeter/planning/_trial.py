@@ -15,6 +15,8 @@ from computemeter.sinks import describe
 
 _TOGETHER = 5
 """Groups that steps are timed in where the device works behind the host; one wait for each."""
+SMALL = 1e-8
+"""Stands for zero in what a new optimizer keeps: see `computemeter.planning._torch_probe.age`."""
 _OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "ResourceExhaustedError")
 _OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",

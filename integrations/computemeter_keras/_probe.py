@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from computemeter.planning._batches import mapped, resized
-from computemeter.planning._trial import Job, Pace
+from computemeter.planning._trial import SMALL, Job, Pace
 from computemeter.records import Count, Device
 from computemeter_keras._backends import backend_of
 
@@ -121,6 +121,9 @@ class KerasTrial:
     def run(self, size: int, pace: Pace) -> None:
         """Train steps."""
         parts = self._parts(size)
+        if self._backend == "torch" and not int(self._model.optimizer.iterations):
+            self._model.train_on_batch(*parts)
+            _age(self._model.optimizer)
         while pace.going():
             self._model.train_on_batch(*parts)
 
@@ -159,6 +162,13 @@ class KerasTrial:
         parts = tuple(part for part in parts if part is not None)
         # `fit` gives PyTorch tensors, which losses and metrics may rely on; elsewhere tracing does.
         return _tensors(parts) if self._backend == "torch" else parts
+
+
+def _age(optimizer: Any) -> None:
+    """Leave no zero in what it keeps of each weight: see `age` of `planning/_torch_probe.py`."""
+    for kept in optimizer.variables:
+        if kept.shape and keras.backend.is_float_dtype(kept.dtype):
+            kept.assign(keras.ops.where(kept == 0, SMALL, kept))
 
 
 def _check(job: Job) -> None:

@@ -73,6 +73,31 @@ def test_steps_are_measured_on_a_copy(trained):
     assert result.notes == ()
 
 
+class Watched(keras.optimizers.Adam):
+    """Tells of each step how many of the numbers kept for an embedding are zero before it."""
+
+    zeros: list = []  # noqa: RUF012 - Keras makes the optimizer again for the copy
+
+    def apply(self, grads, trainable_variables=None):
+        kept = [each for each in self.variables if tuple(each.shape) == (10, 4)]
+        Watched.zeros.append(sum(int(keras.ops.sum(each == 0)) for each in kept))
+        return super().apply(grads, trainable_variables)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch is slow with zeros")
+def test_what_a_new_optimizer_keeps_has_no_zeros_as_after_a_long_run():
+    Watched.zeros.clear()
+    layers = [keras.layers.Embedding(10, 4), keras.layers.GlobalAveragePooling1D()]
+    model = keras.Sequential([*layers, keras.layers.Dense(1)])
+    model.compile(Watched(), "mse")
+    batch = np.zeros((3, 2), dtype="int32"), np.zeros((3, 1))
+    model(batch[0])
+    probe(model, batch, batch_sizes=[3], steps=2, warmup=1, in_process=True)
+    # Two moments of 10 rows of 4 are zero before the first step, then none.
+    assert Watched.zeros[0] == 80
+    assert set(Watched.zeros[1:]) == {0}
+
+
 def own_metric(target, logits):
     return keras.ops.mean(logits) + 0 * keras.ops.mean(target)
 

@@ -611,3 +611,33 @@ def test_the_copy_of_a_job_shares_nothing():
     assert {id(each) for each in made.optimizer.param_groups[0]["params"]} == own
     assert not own & {id(each) for each in model.parameters()}
     assert copy.deepcopy(made.optimizer.defaults) == optimizer.defaults
+
+
+class Watched(torch.optim.Adam):
+    """Tells of each step how many second moments are zero before it."""
+
+    zeros = None
+
+    def step(self, closure=None):
+        kept = [slot["exp_avg_sq"] for slot in self.state.values()]
+        Watched.zeros.append(sum(int((each == 0).sum()) for each in kept))
+        return super().step(closure)
+
+
+def test_what_a_new_optimizer_keeps_has_no_zeros_as_after_a_long_run():
+    # One of 10 rows of 4 is used. Of the others the first step leaves 36 zeros, and then none is.
+    Watched.zeros = []
+    embedding, rows = nn.Embedding(10, 4), torch.zeros(3, dtype=torch.int64)
+    probe(embedding, rows, batch_sizes=[3], optimizer=Watched, steps=2, warmup=1, in_process=True)
+    assert Watched.zeros[0] == 0  # nothing is kept yet
+    assert set(Watched.zeros[1:]) == {0}
+
+
+def test_what_the_user_s_optimizer_keeps_is_left_as_it_is():
+    Watched.zeros = []
+    embedding, rows = nn.Embedding(10, 4), torch.zeros(3, dtype=torch.int64)
+    optimizer = Watched(embedding.parameters())
+    embedding(rows).mean().backward()
+    optimizer.step()
+    probe(embedding, rows, batch_sizes=[3], optimizer=optimizer, steps=2, warmup=1, in_process=True)
+    assert set(Watched.zeros[1:]) == {36}
