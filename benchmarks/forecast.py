@@ -7,9 +7,17 @@ The network is that of the project's third source: an embedding of 300, an LSTM 
 dropout 0.5, one sigmoid; a sentence has 25 words, drawn at random. The optimizer that the source
 used is not known here: it is Adam, with PyTorch's dense gradients of the embedding, as by default.
 
-For each vocabulary a probe times a few steps at batch sizes that are *not* those of the epochs, and
-its fit, seconds = a + b x batch, forecasts the epochs. Then these are run, each of as many
-sentences as are forecast to take the minutes asked for, and timed from first step to last.
+Before each epoch a probe times a few steps at batch sizes that are *not* the epoch's, and its fit,
+seconds = a + b x batch, forecasts it. Then the epoch is run, of as many sentences as are forecast
+to take the minutes asked for, and timed from first step to last.
+
+An epoch is not a run's first: as in a probe, its optimizer keeps no zeros (see `age` in
+`computemeter/planning/_torch_probe.py`). What a step takes before, while most words were never met,
+is shown beside it.
+
+No machine is as fast in one minute as in the next. What that does to any forecast is shown by one
+without a probe: as many of the epoch's own first steps as a probe times, after as many to warm up,
+times the number of steps.
 """
 
 from __future__ import annotations
@@ -19,16 +27,19 @@ import gc
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from computemeter.devices import torch_device
+from computemeter.planning._torch_probe import age
 from computemeter.planning.probe import ProbeResult, probe
 from computemeter.planning.step_time import StepTimeFit, fit_line
 from computemeter.units import format_flops, format_seconds
@@ -44,6 +55,7 @@ BATCHES = (32, 128, 1024)
 PROBED = (16, 64, 256, 768)
 # Not past the largest epoch's by much: at 2,048 a sentence was seen to take 14 % more, as what a
 # step touches falls out of the processor's caches, and no line goes through that.
+WARMUP = 3
 AIM = 0.15
 
 # The source's tables: thousands of seconds for an epoch of a million sentences.
@@ -108,20 +120,36 @@ class Epoch:
         words: in the vocabulary.
         batch: sentences in a step.
         sentences: in the epoch.
-        forecast: its seconds by the probe's fit.
+        probe: taken just before.
+        forecast: seconds by the probe's fit.
+        own: seconds by the epoch's own first steps.
         measured: its seconds.
+        new: seconds of a step before it, with an optimizer that has met few words.
     """
 
     words: int
     batch: int
     sentences: int
+    probe: ProbeResult
     forecast: float
+    own: float
     measured: float
+    new: float
 
     @property
     def error(self) -> float:
         """The forecast's, as a share of what was measured."""
         return self.forecast / self.measured - 1
+
+    @property
+    def seconds_per_step(self) -> float:
+        """As measured."""
+        return self.measured * self.batch / self.sentences
+
+    @property
+    def own_error(self) -> float:
+        """That of its own first steps, which no probe can be blamed for."""
+        return self.own / self.measured - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +174,6 @@ class Report:
     """All that was measured."""
 
     environment: dict[str, str | int]
-    probes: dict[int, ProbeResult]
     epochs: list[Epoch]
     lengths: list[LengthRow]
 
@@ -182,57 +209,74 @@ def probe_of(
         loss=nn.functional.binary_cross_entropy,
         optimizer=torch.optim.Adam,
         steps=settings.steps,
+        warmup=WARMUP,
         seconds=600,
         device=settings.device,
     )
 
 
-def run_epoch(words: int, batch: int, found: ProbeResult, settings: Settings) -> Epoch:
-    """Train an epoch, as long as wished by the forecast."""
+def run_epoch(words: int, batch: int, settings: Settings) -> Epoch:
+    """Probe, and train an epoch as long as wished by the forecast."""
+    found = probe_of(words, settings, settings.probed)
+    say(f"  {_line(found.fit)}")
     step = found.seconds_per_step(batch)
     assert step is not None
     count = batch * max(3, round(60 * settings.minutes / step))
     forecast = found.epoch_seconds(count, batch)
     assert forecast is not None
     say(f"  batch {batch}: {count:,} sentences, forecast {format_seconds(forecast)}")
-    x, y = sentences(count, words)
-    torch.manual_seed(SEED)
-    net = SentenceNet(words).to(settings.device)
-    measured = _train(net, x, y, batch, settings.device)
-    epoch = Epoch(words, batch, count, forecast, measured)
-    say(f"  batch {batch}: took {format_seconds(measured)}, forecast {epoch.error:+.1%} off")
+    epoch = Epoch(words, batch, count, found, forecast, *_train(words, batch, count, settings))
+    say(
+        f"  batch {batch}: took {format_seconds(epoch.measured)}, forecast {epoch.error:+.1%} off, "
+        f"its own first steps {epoch.own_error:+.1%}"
+    )
     return epoch
 
 
-def _train(net: nn.Module, x: Tensor, y: Tensor, batch: int, device: str) -> float:
+def _train(words: int, batch: int, count: int, settings: Settings) -> tuple[float, float, float]:
+    """Train an epoch; return it by its first steps, its seconds, and those of a step before it."""
+    torch.manual_seed(SEED)
+    net = SentenceNet(words).to(settings.device)
     optimizer = torch.optim.Adam(net.parameters())
-    began = told = time.perf_counter()
+    few = WARMUP + settings.steps
+    new = statistics.median(_steps(net, optimizer, batch, few, settings)[WARMUP:])
+    age(optimizer)
+    steps = _steps(net, optimizer, batch, count // batch, settings)
+    return statistics.median(steps[WARMUP:few]) * len(steps), sum(steps), new
+
+
+def _steps(
+    net: SentenceNet, optimizer: torch.optim.Optimizer, batch: int, steps: int, settings: Settings
+) -> list[float]:
+    """Train, and return the seconds of each step."""
+    x, y = sentences(batch * steps, net.embedding.num_embeddings)
+    ends = [time.perf_counter()]
+    told = ends[0]
     for start in range(0, len(x), batch):
+        inputs, target = x[start : start + batch], y[start : start + batch]
         optimizer.zero_grad()
-        inputs, target = x[start : start + batch].to(device), y[start : start + batch].to(device)
-        loss = nn.functional.binary_cross_entropy(net(inputs), target)
+        out = net(inputs.to(settings.device))
+        loss = nn.functional.binary_cross_entropy(out, target.to(settings.device))
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if (now := time.perf_counter()) - told > 20:
-            told = now
-            say(f"    {start / len(x):.0%} after {now - began:.0f} s")
-    loss.item()  # waits for a device that works behind the host
-    return time.perf_counter() - began
+        loss.item()  # waits for a device that works behind the host
+        ends.append(time.perf_counter())
+        if ends[-1] - told > 20:
+            told = ends[-1]
+            say(f"    {told - ends[0]:.0f} s")
+    return [end - begin for begin, end in pairwise(ends)]
 
 
 def measure(settings: Settings) -> Report:
     """Measure everything."""
-    probes, epochs = {}, []
+    epochs = []
     for words in settings.vocabularies:
-        say(f"vocabulary {words:,}: probe at batch {', '.join(map(str, settings.probed))}")
-        found = probes[words] = probe_of(words, settings, settings.probed)
-        say(f"  {_line(found.fit)}")
         for batch in settings.batches:
-            epochs.append(run_epoch(words, batch, found, settings))
+            say(f"{words:,} words: probe at batch {', '.join(map(str, settings.probed))}")
+            epochs.append(run_epoch(words, batch, settings))
             gc.collect()
     return Report(
         environment=environment(settings),
-        probes=probes,
         epochs=epochs,
         lengths=[
             length_row(words, settings, frozen=frozen)
@@ -297,7 +341,17 @@ def as_markdown(report: Report) -> str:
 
 def _epochs(report: Report) -> Iterator[str]:
     yield _table(
-        ("vocabulary", "batch", "sentences", "forecast", "measured", "error"),
+        (
+            "vocabulary",
+            "batch",
+            "sentences",
+            "forecast",
+            "measured",
+            "error",
+            "error of its own first steps",
+            "a step of it",
+            "of a new optimizer",
+        ),
         [
             (
                 f"{each.words:,}",
@@ -306,21 +360,27 @@ def _epochs(report: Report) -> Iterator[str]:
                 format_seconds(each.forecast),
                 format_seconds(each.measured),
                 f"{each.error:+.1%}",
+                f"{each.own_error:+.1%}",
+                _ms(each.seconds_per_step),
+                _ms(each.new),
             )
             for each in report.epochs
         ],
     )
     within = sum(abs(each.error) <= AIM for each in report.epochs)
     worst = max(report.epochs, key=lambda each: abs(each.error))
+    own = sum(abs(each.own_error) <= AIM for each in report.epochs)
     yield (
         f"Aim: {AIM:.0%}. {within} of {len(report.epochs)} are within it; the worst is "
-        f"{worst.error:+.1%} (vocabulary {worst.words:,}, batch {worst.batch:,}).\n"
+        f"{worst.error:+.1%} (vocabulary {worst.words:,}, batch {worst.batch:,}). Of the epochs' "
+        f"own first steps, {own} are.\n"
     )
 
 
 def _probes(report: Report) -> Iterator[str]:
-    for words, found in report.probes.items():
-        yield f"Vocabulary {words:,}: {_line(found.fit)}.\n"
+    for epoch in report.epochs:
+        found = epoch.probe
+        yield f"{epoch.words:,} words, before batch {epoch.batch:,}: {_line(found.fit)}.\n"
         residuals = dict(found.fit.residuals) if found.fit else {}
         yield _table(
             ("batch", "measured", "half the quartiles' distance", "against the fit"),
@@ -338,9 +398,13 @@ def _probes(report: Report) -> Iterator[str]:
 
 
 def _shares(report: Report) -> Iterator[str]:
-    least, most = min(report.probes), max(report.probes)
-    small, large = report.probes[least], report.probes[most]
-    flops = [each.flops_per_example for each in (small, large)]
+    vocabularies = sorted({each.words for each in report.epochs})
+    least, most = vocabularies[0], vocabularies[-1]
+    by_case = {(each.words, each.batch): each for each in report.epochs}
+    flops = [
+        next(each.probe.flops_per_example for each in report.epochs if each.words == words)
+        for words in (least, most)
+    ]
     yield (
         f"A sentence takes {_flops(flops[0])} to train with {least:,} words and {_flops(flops[1])} "
         f"with {most:,}: an embedding looks up and multiplies nothing. What the larger vocabulary "
@@ -348,16 +412,14 @@ def _shares(report: Report) -> Iterator[str]:
     )
     rows = []
     for batch in sorted({each.batch for each in report.epochs}):
-        short, long = small.seconds_per_step(batch), large.seconds_per_step(batch)
-        assert short is not None
-        assert long is not None
+        short, long = (by_case[words, batch].seconds_per_step for words in (least, most))
         share = 1 - short / long
         rows.append((f"{batch:,}", _ms(short), _ms(long), f"{share:.0%}", f"{long / short:.2f}"))
     yield _table(
         (
             "batch",
-            f"step, {least:,} words",
-            f"step, {most:,} words",
+            f"the epoch's step, {least:,} words",
+            f"{most:,} words",
             "of it by the words added",
             "time, where FLOPs say 1",
         ),
