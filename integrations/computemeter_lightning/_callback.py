@@ -19,7 +19,7 @@ from computemeter.patches import Patches, before
 from computemeter.ranks import torch_ranks
 from computemeter.records import Summary
 from computemeter.sinks import sink_name_of
-from computemeter_lightning._length import asking
+from computemeter_lightning._length import asking, bar_of
 from computemeter_lightning._loss import LossWindow
 from computemeter_lightning._namespace import Callback
 from computemeter_lightning._steps import TrainerSteps
@@ -128,6 +128,7 @@ class ComputeMeter(Callback):
             carried=carried,
         )
         self._meter.outlook.length = asking(trainer)
+        self._meter.outlook.bar_is_open = bar_of(trainer)
         self._loss = LossWindow(self._loss_key)
         self._wrap(trainer, pl_module)
         self._meter.metering = True

@@ -27,6 +27,18 @@ def asking(trainer: Any) -> Callable[[int], Length | None]:
     return ask
 
 
+def bar_of(trainer: Any) -> Callable[[], bool]:
+    """Return what says whether tqdm's bar stands in the line; it keeps no Trainer alive."""
+    alive = ref(trainer)
+
+    def is_open() -> bool:
+        # The public property raises where there is no bar.
+        bar = getattr(getattr(alive(), "progress_bar_callback", None), "_train_progress_bar", None)
+        return bar is not None and not bar.disable
+
+    return is_open
+
+
 def length_of(trainer: Any) -> Length | None:
     """Say how much of a fit is left; None where it has been told to stop."""
     if trainer.should_stop and trainer.fit_loop._can_stop_early:

@@ -289,6 +289,15 @@ def test_the_line_is_printed_once_and_by_each_fit(watched, small, capsys):
     assert capsys.readouterr().out.count("left on 1 x") == 1
 
 
+def test_the_line_begins_below_a_progress_bar(watched, small, capsys):
+    bar = small.pl.callbacks.TQDMProgressBar()
+    watched(verbose=1).fit(bar, max_epochs=3, enable_progress_bar=True)
+    # Into a pipe tqdm writes carriage returns only, and what follows would stand behind its bar.
+    lines = capsys.readouterr().out.split("\n")
+    assert sum("it/s" in line for line in lines) >= 1
+    assert [line[:15] for line in lines if "left on 1 x" in line] == ["computemeter: a"]
+
+
 def test_validation_is_in_the_time_that_is_left(watched, small):
     fitted = watched().fit(max_epochs=3, validation=small.data(4 * BATCH))
     last = fitted.meter._meter._last
