@@ -53,7 +53,7 @@ class Tally:
 
     @property
     def one_sided(self) -> bool:
-        """Whether contractions ran in a backward pass and none before it."""
+        """Whether arithmetic ran in a backward pass and none before it."""
         return self._backward and not self._forward
 
     def wants(self, operator: Operator) -> bool:
@@ -90,6 +90,7 @@ class Tally:
         self.meet((*args, *kwargs.values()))
         if not (operator.uncounted or operator.formula) or is_optimizer_work():
             return
+        self._note_pass()
         if operator.formula is None:
             self._uncounted[operator.name] += 1
             return
@@ -112,7 +113,6 @@ class Tally:
             if not isinstance(error, NoFormulaError):
                 self.unreadable[operator.name] = describe(error)
             return
-        self._note_pass()
         self.device = self.device or tensors[0].device
         # Ragged batches have no shape to know them by.
         operands = [tensor for tensor in tensors if not tensor.is_nested]

@@ -634,6 +634,17 @@ def test_a_custom_operator_runs_and_is_listed(twice):
     assert count.model_flops == 0
 
 
+def test_a_step_of_nothing_but_an_operator_without_a_formula_names_it():
+    """Its backward pass does count products, and is no sign of a forward pass that was missed."""
+    weight = torch.randn(6, 4, requires_grad=True)
+    with Meter(verbose=0) as meter, meter.step():
+        torch.linalg.svdvals(weight).sum().backward()
+    summary = meter.summary()
+    assert summary.uncounted_ops == {"aten::_linalg_svd": 1}
+    assert summary.model_flops > 0
+    assert summary.warnings == ()
+
+
 def test_a_custom_autograd_function_is_counted_by_its_parts():
     class Square(torch.autograd.Function):
         @staticmethod
