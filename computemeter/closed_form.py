@@ -11,16 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
 from math import gcd
 from operator import mul
 
+from computemeter.closed_form_layout import MOST_VARIABLES, Layout, Sizes
+from computemeter.closed_form_writing import solve, solve_in_proportion, write
 from computemeter.row_space import RowSpace
 
-# Attention is B * T**2, a contrastive loss B**2, an image B * H * W: no more is needed in practice.
-_LARGEST_POWER = 2
-_LARGEST_DEGREE = 3
-_MOST_VARIABLES = 4
 # What is kept: at most 31 shapes whose monomials are independent, and these.
 _MOST_CHECKS = 64
 _MOST_PROOFS = 256
@@ -29,8 +26,6 @@ _MOST_PROOFS = 256
 _CONFIRMATIONS = 2
 # Two strides of 2 can cost the same at two of four remainders.
 _MODULUS = 4
-
-_Sizes = tuple[int, ...]
 
 
 class ClosedForm:
@@ -70,11 +65,11 @@ class ClosedForm:
         self.broken = False
         self._too_many = False
         self._occurrences = 0
-        self._lowest: _Sizes = ()
-        self._highest: _Sizes = ()
+        self._lowest: Sizes = ()
+        self._highest: Sizes = ()
         self._forget()
 
-    def observe(self, sizes: _Sizes, values: Mapping[str, int]) -> None:
+    def observe(self, sizes: Sizes, values: Mapping[str, int]) -> None:
         """Learn from a counted step.
 
         Args:
@@ -96,7 +91,7 @@ class ClosedForm:
         self._lowest = tuple(map(min, self._lowest or sizes, sizes))
         self._highest = tuple(map(max, self._highest or sizes, sizes))
 
-    def predict(self, sizes: _Sizes) -> dict[str, int] | None:
+    def predict(self, sizes: Sizes) -> dict[str, int] | None:
         """Return the values of a step of these sizes, None where they do not follow from counts.
 
         The answer has every name ever observed; for a shape that was counted and kept it is its
@@ -113,7 +108,7 @@ class ClosedForm:
             self._occurrences += 1
         return values
 
-    def wants_check(self, sizes: _Sizes) -> bool:
+    def wants_check(self, sizes: Sizes) -> bool:
         """Say whether a step should be counted even if it can be predicted.
 
         So are the shapes 1, 2, 4, 8, ... of those that can be predicted, and each with a size
@@ -152,13 +147,13 @@ class ClosedForm:
         if len(set(variables)) < len(variables):
             return None
         coefficients = self._coefficients(self._columns[component])
-        return None if coefficients is None else _write(coefficients, variables)
+        return None if coefficients is None else write(coefficients, variables)
 
     def _forget(self) -> None:
         """Drop all that was learned."""
-        self._use(_Layout.of([]))
+        self._use(Layout.of([]))
 
-    def _use(self, layout: _Layout) -> None:
+    def _use(self, layout: Layout) -> None:
         self._layout = layout
         self._space = RowSpace(len(layout.monomials))
         self._basis: list[_Observation] = []
@@ -173,8 +168,8 @@ class ClosedForm:
         show which sizes vary.
         """
         kept = [*self._kept(), observation]
-        layout = _Layout.of([each.sizes for each in kept])
-        if len(layout.variables) > _MOST_VARIABLES:
+        layout = Layout.of([each.sizes for each in kept])
+        if len(layout.variables) > MOST_VARIABLES:
             self._too_many = True
             self._forget()
             return
@@ -215,13 +210,13 @@ class ClosedForm:
             for name, column in self._columns.items()
         )
 
-    def _was_counted(self, sizes: _Sizes) -> bool:
+    def _was_counted(self, sizes: Sizes) -> bool:
         return any(each.sizes == sizes for each in self._kept())
 
     def _kept(self) -> list[_Observation]:
         return [*self._basis, *[check.observation for check in self._checks]]
 
-    def _combination(self, sizes: _Sizes) -> list[int] | None:
+    def _combination(self, sizes: Sizes) -> list[int] | None:
         """Return what to multiply the basis with, times the scale; None outside of its span."""
         if not self._basis or not self._layout.fits(sizes):
             return None
@@ -237,7 +232,7 @@ class ClosedForm:
             values[name] = value
         return values
 
-    def _proven(self, combination: list[int], sizes: _Sizes) -> bool:
+    def _proven(self, combination: list[int], sizes: Sizes) -> bool:
         used = _mask(combination)
         if used not in self._proofs:
             if len(self._proofs) >= _MOST_PROOFS:
@@ -260,60 +255,17 @@ class ClosedForm:
         evidence = [self._basis[at] for at in members] + [check.observation for check in checks]
         return _Proof.of([self._layout.values(each.sizes) for each in evidence])
 
-    def _coefficients(self, column: list[int]) -> dict[_Sizes, Fraction] | None:
-        monomials = self._layout.monomials
-        if len(self._basis) == len(monomials) and self._prove((1 << len(monomials)) - 1):
-            return self._solve(monomials, column)
-        for variable in range(len(self._layout.variables)):
-            linear = [powers for powers in monomials if powers[variable] == 1]
-            # The basis has another value besides, or this would be no variable.
-            if self._known_at_a_value(variable, linear):
-                found = self._solve(linear, column)
-                if found is not None:
-                    return found
-        return None
-
-    def _known_at_a_value(self, variable: int, linear: list[_Sizes]) -> bool:
-        """Say whether, at one value of a variable, the counts leave no choice in the others."""
-        spaces: dict[int, RowSpace] = {}
-        for each in self._basis:
-            space = spaces.setdefault(
-                self._layout.values(each.sizes)[variable], RowSpace(len(linear))
-            )
-            row = self._layout.row(each.sizes)
-            rest = space.reduce([row[self._layout.monomials.index(powers)] for powers in linear])
-            if not space.holds(rest):
-                space.add(rest)
-        return any(space.rank == len(linear) for space in spaces.values())
-
-    def _solve(
-        self, monomials: Sequence[_Sizes], column: list[int]
-    ) -> dict[_Sizes, Fraction] | None:
-        """Find the combination of some monomials that has these values; None unless there is one.
-
-        The unknowns are the columns of the basis: the values must lie in the span of theirs.
-        """
-        rows = [self._layout.row(each.sizes) for each in self._basis]
-        space = RowSpace(len(rows))
-        for powers in monomials:
-            at = self._layout.monomials.index(powers)
-            rest = space.reduce([row[at] for row in rows])
-            if space.holds(rest):
-                return None
-            space.add(rest)
-        rest = space.reduce(column)
-        if not space.holds(rest):
-            return None
-        numerators = space.combination(rest)
-        return {
-            powers: Fraction(numerator, space.scale)
-            for powers, numerator in zip(monomials, numerators, strict=False)
-        }
+    def _coefficients(self, column: list[int]) -> dict[Sizes, Fraction] | None:
+        layout, observed = self._layout, [each.sizes for each in self._basis]
+        count = len(layout.monomials)
+        if len(observed) == count and self._prove((1 << count) - 1):
+            return solve(layout, observed, layout.monomials, column)
+        return solve_in_proportion(layout, observed, column)
 
 
 @dataclass(frozen=True, slots=True)
 class _Observation:
-    sizes: _Sizes
+    sizes: Sizes
     values: dict[str, int]
 
 
@@ -329,19 +281,19 @@ class _Check:
 class _Proof:
     """Which values of the variables the evidence for a combination speaks about."""
 
-    origin: _Sizes
-    steps: _Sizes
+    origin: Sizes
+    steps: Sizes
     remainders: tuple[frozenset[int], ...]
 
     @classmethod
-    def of(cls, evidence: list[_Sizes]) -> _Proof:
+    def of(cls, evidence: list[Sizes]) -> _Proof:
         origin = evidence[0]
         columns = list(zip(*evidence, strict=True))
         steps = [gcd(*[x - start for x in xs]) for start, xs in zip(origin, columns, strict=True)]
         remainders = [frozenset(x % _MODULUS for x in xs) for xs in columns]
         return cls(origin, tuple(steps), tuple(remainders))
 
-    def covers(self, values: _Sizes) -> bool:
+    def covers(self, values: Sizes) -> bool:
         return all(
             (value == start if not step else (value - start) % step == 0)
             and value % _MODULUS in remainders
@@ -351,92 +303,5 @@ class _Proof:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Which sizes are variables, and the monomials in them.
-
-    Attributes:
-        fixed: place and value of the sizes that never varied.
-        equal: place of a size, and of the variable that it always equals.
-        variables: places of the variables.
-        monomials: the powers of the variables; the first is the constant 1.
-        products: how to make each further monomial: an earlier one times a variable.
-    """
-
-    size_count: int
-    fixed: tuple[tuple[int, int], ...]
-    equal: tuple[tuple[int, int], ...]
-    variables: _Sizes
-    monomials: tuple[_Sizes, ...]
-    products: tuple[tuple[int, int], ...]
-
-    @classmethod
-    def of(cls, observed: list[_Sizes]) -> _Layout:
-        first: dict[_Sizes, int] = {}
-        fixed, equal = [], []
-        columns = list(zip(*observed, strict=True))
-        for place, column in enumerate(columns):
-            if len(set(column)) == 1:
-                fixed.append((place, column[0]))
-            elif first.setdefault(column, place) != place:
-                equal.append((place, first[column]))
-        variables = tuple(first.values())
-        # Too many are the caller's to refuse; their monomials would be very many.
-        monomials = _monomials(len(variables)) if len(variables) <= _MOST_VARIABLES else ()
-        products = tuple(_as_product(powers, monomials) for powers in monomials[1:])
-        return cls(len(columns), tuple(fixed), tuple(equal), variables, monomials, products)
-
-    def fits(self, sizes: _Sizes) -> bool:
-        return (
-            len(sizes) == self.size_count
-            and all(sizes[place] == value for place, value in self.fixed)
-            and all(sizes[place] == sizes[other] for place, other in self.equal)
-        )
-
-    def values(self, sizes: _Sizes) -> _Sizes:
-        return tuple([sizes[place] for place in self.variables])
-
-    def row(self, sizes: _Sizes) -> list[int]:
-        values, row = self.values(sizes), [1]
-        for earlier, variable in self.products:
-            row.append(row[earlier] * values[variable])
-        return row
-
-
 def _mask(combination: list[int]) -> int:
     return sum(1 << at for at, factor in enumerate(combination) if factor)
-
-
-def _monomials(variables: int) -> tuple[_Sizes, ...]:
-    powers = product(range(_LARGEST_POWER + 1), repeat=variables)
-    return tuple(sorted((each for each in powers if sum(each) <= _LARGEST_DEGREE), key=sum))
-
-
-def _as_product(powers: _Sizes, monomials: tuple[_Sizes, ...]) -> tuple[int, int]:
-    variable = next(at for at, power in enumerate(powers) if power)
-    earlier = tuple(power - (at == variable) for at, power in enumerate(powers))
-    return monomials.index(earlier), variable
-
-
-def _write(coefficients: Mapping[_Sizes, Fraction], names: Sequence[str]) -> str | None:
-    if any(coefficient.denominator != 1 for coefficient in coefficients.values()):
-        return None
-    terms = [
-        _term(coefficients[powers].numerator, powers, names)
-        for powers in sorted(coefficients, key=lambda each: (sum(each), each), reverse=True)
-        if coefficients[powers]
-    ]
-    return " + ".join(terms).replace("+ -", "- ") or "0"
-
-
-def _term(coefficient: int, powers: _Sizes, names: Sequence[str]) -> str:
-    factors = [
-        name if power == 1 else f"{name}**{power}"
-        for name, power in zip(names, powers, strict=True)
-        if power
-    ]
-    if not factors:
-        return str(coefficient)
-    if abs(coefficient) == 1:
-        return ("-" if coefficient < 0 else "") + "*".join(factors)
-    return "*".join([str(coefficient), *factors])

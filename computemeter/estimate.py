@@ -31,11 +31,13 @@ def flops_from_operations(
 ) -> int:
     """Estimate a run's FLOP by method 1: count the operations of the architecture.
 
-    The product of all arguments, computed exactly and rounded half to even once. AlexNet, as the
-    appendix works it out (it prints 470 PF):
+    The product of all arguments, computed exactly and rounded half to even once.
 
-    >>> flops_from_operations(7.5e8, 1.2e6, 90)
-    486000000000000000
+    Examples:
+        AlexNet, as the appendix works it out (it prints 470 PF):
+
+        >>> flops_from_operations(7.5e8, 1.2e6, 90)
+        486000000000000000
 
     Args:
         add_multiplies_per_pass: multiply-adds of one forward pass over one example.
@@ -69,11 +71,13 @@ def flops_from_gpu_time(
 ) -> int:
     """Estimate a run's FLOP by method 2: devices x seconds x peak x assumed utilisation.
 
-    Computed exactly and rounded half to even once. AlexNet on two GTX 580, "five to six days"
-    (the appendix prints 500 PF):
+    Computed exactly and rounded half to even once.
 
-    >>> flops_from_gpu_time(2, 5.5 * 86_400, 1.58e12)
-    495538560000000000
+    Examples:
+        AlexNet on two GTX 580, "five to six days" (the appendix prints 500 PF):
+
+        >>> flops_from_gpu_time(2, 5.5 * 86_400, 1.58e12)
+        495538560000000000
 
     Args:
         devices: devices that trained at the same time.
@@ -103,8 +107,9 @@ def flops_from_parameters(parameters: float, tokens: float, *, passes: float = 3
     of experts give the parameters active per token. Source: Kaplan et al., "Scaling Laws for
     Neural Language Models", 2020, section 2.1 (C = 6ND).
 
-    >>> flops_from_parameters(3.8e9, 3.3e12)
-    75240000000000000000000
+    Examples:
+        >>> flops_from_parameters(3.8e9, 3.3e12)
+        75240000000000000000000
 
     Args:
         parameters: weights that multiply each token.

@@ -21,7 +21,7 @@ from computemeter.units import SECONDS_PER_DAY, pfs_days
 
 if TYPE_CHECKING:
     from computemeter.host_time import HostTime
-    from computemeter.results import Reading
+    from computemeter.run_reading import Reading
 
 _LONGEST = 100 * 365 * SECONDS_PER_DAY
 """Seconds: data that claims `sys.maxsize` batches has no length."""

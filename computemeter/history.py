@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from computemeter.ledger import FOLDER, Ledger, LedgerError, is_being_written, read_ledger
+from computemeter.ledger import FOLDER, Ledger, LedgerError, read_ledger
 from computemeter.ledger_runs import SegmentFile
+from computemeter.ledger_writer import is_being_written
 from computemeter.records import SegmentTotals
 
 _SECONDS = 2.0
@@ -53,7 +54,7 @@ def interrupted_run(tracker: str, ledgers: str | Path = FOLDER) -> str | None:
     """Find the tracker's run of the last launch, where that did not finish.
 
     For a job that a scheduler starts again, whose logger is to go on in the same run and not to
-    begin another::
+    begin another:
 
         MLFlowLogger(run_id=computemeter.interrupted_run("mlflow"), ...)
 

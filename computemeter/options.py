@@ -137,6 +137,15 @@ class Options:
                 raise TypeError(_unknown_option(name, [*names, *also]))
         return cls(**{**_from_environment(), **given})
 
+    def again(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return keyword arguments for further meters: what was read is not read again.
+
+        Args:
+            given: the user's, from which this was built.
+        """
+        read = ("base_model", "peak_flops", "trackers")
+        return {**given, **{name: getattr(self, name) for name in read if name in given}}
+
     @property
     def base(self) -> BaseModel | None:
         """What is known of the model this run starts from; None where it starts from none."""

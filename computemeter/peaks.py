@@ -114,6 +114,11 @@ def effective_peak(by_dtype: Mapping[str, int], peaks: Mapping[str, float]) -> f
     return sum(by_dtype.values()) / seconds if seconds else None
 
 
+def unknown_precisions(by_dtype: Mapping[str, int], peaks: Mapping[str, float]) -> list[str]:
+    """Return the precisions that did work and have no peak: why `effective_peak` is None."""
+    return [each for each in _by_precision(by_dtype) if not precision_peak(peaks, each)]
+
+
 def main_precision(by_dtype: Mapping[str, int]) -> str | None:
     """Return the precision of most of the FLOPs, None where nothing was counted.
 

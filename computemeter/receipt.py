@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from computemeter._version import __version__
 from computemeter.peak_files import reason
 from computemeter.sinks import redact
+from computemeter.strict_json import plain
 from computemeter.units import pfs_days
 
 SCHEMA = 1
@@ -46,6 +44,8 @@ class ComputeReceipt:
     hidden, NaN and the infinities become None.
 
     Attributes:
+        schema: of the file.
+        kind: "computemeter receipt".
         run: the run's id.
         segments: ids of the segments (launches) that the totals cover.
         name: the run's name (untrusted text).
@@ -270,30 +270,13 @@ def _hash_matches(content: Mapping[str, Any]) -> bool:
 
 def _checked(name: str, kind: str, value: object) -> Any:
     """Return a field's value as it is stored; `kind` is its annotation."""
-    plain = _plain(value)
+    stored = plain(value, redact)
     fits, accepted = _ACCEPTED[kind.removesuffix(" | None")]
-    if not (plain is None and kind.endswith("| None")) and not fits(plain):
-        shown = repr(plain)
+    if not (stored is None and kind.endswith("| None")) and not fits(stored):
+        shown = repr(stored)
         shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
         raise ReceiptError(f"{name} is {shown}, where {accepted} belongs")
-    return plain
-
-
-def _plain(value: object) -> object:
-    """Say it in strict JSON without credentials; NaN and the infinities are not known."""
-    match value:
-        case None | bool():
-            return value
-        case Integral():
-            return int(value)
-        case Real():
-            return float(value) if math.isfinite(value) else None
-        case Mapping():
-            return {redact(str(key)): _plain(item) for key, item in value.items()}
-        case list() | tuple() | AbstractSet():
-            return tuple(_plain(item) for item in value)
-        case _:
-            return redact(str(value))
+    return stored
 
 
 def _is_count(value: object) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from computemeter.forecast import Forecast, Projection
 
 Verdict = Literal["agree", "warn", "alarm", "unknown"]
+"""What the two methods say about each other."""
 Cause = Literal[
     "count_suspect",
     "peak_suspect",
@@ -22,6 +23,7 @@ Cause = Literal[
     "no_peak",
     "none",
 ]
+"""Why they differ, or why nothing can be said, in one word."""
 CATEGORIES = ("training", "synthetic_data")
 """What a metered run's compute is for."""
 
@@ -76,7 +78,15 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the two methods say about each other; see `computemeter.reconcile.judge`."""
+    """What the two methods say about each other; see `computemeter.reconcile.judge`.
+
+    Attributes:
+        ratio: method 2 / method 1; None where one of them has no number.
+        divergence: max(ratio, 1 / ratio).
+        verdict: "agree", "warn", "alarm" or "unknown".
+        cause: one fixed word for why the methods differ.
+        diagnosis: one sentence with the evidence.
+    """
 
     ratio: float | None
     divergence: float | None

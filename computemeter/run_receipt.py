@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from computemeter.receipt import ComputeReceipt
 from computemeter.records import Judgement, Summary
-from computemeter.results import Reading
-
-_SECONDS_PER_HOUR = 3600
+from computemeter.run_reading import Reading
+from computemeter.units import SECONDS_PER_HOUR
 
 
 def receipt_of(
@@ -48,7 +47,7 @@ def receipt_of(
         verdict=judgement.verdict,
         cause=judgement.cause,
         diagnosis=judgement.diagnosis,
-        device_hours=reading.run_device_seconds / _SECONDS_PER_HOUR,
+        device_hours=reading.run_device_seconds / SECONDS_PER_HOUR,
         device_name=reading.known_device.name,
         device_count=reading.device_count,
         peak_flops=reading.peak_flops,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self, get_args
 
 from computemeter.records import Cause, RunRecord, Verdict
-from computemeter.units import PFS_DAY
+from computemeter.units import PFS_DAY, SECONDS_PER_HOUR
 
 _UNKNOWN = (None, "", "unknown")
 _ABSURD = 1e40
@@ -28,7 +28,7 @@ class SegmentRecord:
     """One launch's part of a run, as its totals say in a ledger or a tracker.
 
     Attributes:
-        id: see `computemeter.ledger.new_segment_id`; ids sort by time.
+        id: see `computemeter.ledger_writer.new_segment_id`; ids sort by time.
         steps: training steps that ran.
         model_flops: method 1.
         gpu_time_flops: method 2.
@@ -135,7 +135,7 @@ def latest(metrics: Mapping[str, Any], *, verdict: object, cause: object) -> dic
         "verdict": a_verdict(verdict),
         "cause": a_cause(cause),
         "mfu": None,  # the metric is over the last interval alone
-        "device_seconds": None if hours is None else 3600 * hours,
+        "device_seconds": None if hours is None else SECONDS_PER_HOUR * hours,
         "segments": 1,
     }
 

@@ -6,6 +6,7 @@ integers throughout: one petaflop/s-day is 8.64e19 FLOP, past what int64 or floa
 
 from __future__ import annotations
 
+SECONDS_PER_HOUR = 3600
 SECONDS_PER_DAY = 86_400
 PF = 10**15
 """One petaFLOP: 1e15 operations, as the appendix of "AI and compute" (OpenAI, 2018) uses it."""
@@ -18,8 +19,9 @@ _PREFIXES = ("", "K", "M", "G", "T", "P", "E", "Z", "Y")
 def pfs_days(flops: float) -> float:
     """Convert FLOP to petaflop/s-days.
 
-    >>> pfs_days(8_640_000_000_000_000_000_0)
-    1.0
+    Examples:
+        >>> pfs_days(8_640_000_000_000_000_000_0)
+        1.0
     """
     return flops / PFS_DAY
 

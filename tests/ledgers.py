@@ -1,6 +1,7 @@
 """Ledgers written by hand, for the tests that read them."""
 
-from computemeter.ledger import LedgerHeader, LedgerWriter
+from computemeter.ledger import LedgerHeader
+from computemeter.ledger_writer import LedgerWriter
 
 
 def header(segment="seg-1", run="run-1", **fields):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from computemeter.counters import require_torch
 from computemeter.sinks import describe, log_warning
 
 if TYPE_CHECKING:
@@ -54,16 +55,18 @@ def register_formula(
         TypeError: `op` is no operator or `fn` cannot be called.
         ValueError: `op` is not a name like "ns::name", or has a formula already.
 
-    >>> import torch, computemeter
-    >>> @torch.library.custom_op("docs::project", mutates_args=())
-    ... def project(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    ...     return x @ w.T
-    >>> @computemeter.register_formula("docs::project")
-    ... def project_flops(x, w, *, out):
-    ...     return 2 * out.numel() * x.shape[-1]
-    >>> computemeter.Meter.count(project, torch.ones(32, 784), torch.ones(256, 784)).model_flops
-    12845056
+    Examples:
+        >>> import torch, computemeter
+        >>> @torch.library.custom_op("docs::project", mutates_args=())
+        ... def project(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ...     return x @ w.T
+        >>> @computemeter.register_formula("docs::project")
+        ... def project_flops(x, w, *, out):
+        ...     return 2 * out.numel() * x.shape[-1]
+        >>> computemeter.Meter.count(project, torch.ones(32, 784), torch.ones(256, 784)).model_flops
+        12845056
     """
+    require_torch("register_formula")
     name = _name_of(op)
     if fn is None:
         return partial(_register, name, replace)

@@ -37,6 +37,10 @@ class Machine:
         Without a precision the peak is that at bf16, or at fp16 or fp32 where the device has no
         faster one.
 
+        Args:
+            text: a name with, where wanted, a number of devices and a precision.
+            utilization: share of peak that is assumed.
+
         Raises:
             ValueError: not of this form, or a device without a peak; names the nearest.
         """

@@ -29,11 +29,10 @@ from computemeter.planning.plan_inputs import (
 )
 from computemeter.planning.plan_words import apart, notes, warnings
 from computemeter.planning.quantities import check_total
+from computemeter.units import SECONDS_PER_HOUR
 
 if TYPE_CHECKING:
     from computemeter.planning.probe import ProbeResult
-
-_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +75,7 @@ class PlanRow:
         """Expected hours (GPU-hours), summed over the devices; None where they are not known."""
         if self.expected_seconds is None:
             return None
-        return self.devices * self.expected_seconds / _HOUR
+        return self.devices * self.expected_seconds / SECONDS_PER_HOUR
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, fit for `json.dumps`."""
@@ -182,16 +181,17 @@ def plan(
 ) -> Plan:
     """Reckon operations, iterations and time of a training over batch sizes and devices.
 
-    ResNet-50 as in "ImageNet Training in Minutes": 7.72e9 operations a pass, on a machine of 200
-    petaFLOP/s. It prints about 1e18 operations and 5 seconds, and leaves out that training costs
-    about 3 passes:
+    Examples:
+        ResNet-50 as in "ImageNet Training in Minutes": 7.72e9 operations a pass, on a machine of
+        200 petaFLOP/s. It prints about 1e18 operations and 5 seconds, and leaves out that training
+        costs about 3 passes:
 
-    >>> told = plan(operations_per_pass=7.72e9, passes=1, examples=1.28e6, epochs=90,
-    ...             batch_sizes=(256, 8192), devices=(200e15,))
-    >>> told.flops, round(told.rows[0].ideal_seconds, 2)
-    (889344000000000000, 4.45)
-    >>> [row.iterations for row in told.rows]
-    [450000, 14130]
+        >>> told = plan(operations_per_pass=7.72e9, passes=1, examples=1.28e6, epochs=90,
+        ...             batch_sizes=(256, 8192), devices=(200e15,))
+        >>> told.flops, round(told.rows[0].ideal_seconds, 2)
+        (889344000000000000, 4.45)
+        >>> [row.iterations for row in told.rows]
+        [450000, 14130]
 
     The operations are given in one of four ways, or counted on the model.
 

@@ -101,6 +101,13 @@ class ProbeResult:
 
         Loading of data, validation and checkpoints are not in it. None where `seconds_per_step`
         is.
+
+        Args:
+            examples: of an epoch.
+            batch_size: of every step but the last.
+
+        Raises:
+            ValueError: a number is not above 0.
         """
         _check_positive("examples", examples)
         full = self.seconds_per_step(batch_size)
@@ -191,7 +198,9 @@ def probe_devices(model: Any, batch: Any, **options: Any) -> tuple[ProbeResult, 
         options: of `probe`; with `device` that one alone is probed.
 
     Raises:
-        as `probe`; `ProbeError` where no device could run a step.
+        ProbeError: no device could run a step.
+        ValueError: as `probe`.
+        TypeError: as `probe`.
     """
     torch_s = _adapter_of(model).endswith(("_torch_probe", "lightning._probe"))
     if not torch_s or options.get("device") is not None:

@@ -55,8 +55,9 @@ class StepTimeFit:
     def seconds(self, batch_size: float) -> float:
         """Return the seconds of a step with so many examples.
 
-        >>> StepTimeFit(fixed=0.5, per_example=0.25).seconds(4)
-        1.5
+        Examples:
+            >>> StepTimeFit(fixed=0.5, per_example=0.25).seconds(4)
+            1.5
         """
         return self.fixed + self.per_example * batch_size
 
@@ -66,8 +67,9 @@ class StepTimeFit:
 
         A batch of x examples has the share b x / (a + b x) of it, which is 0.9 at x = 9 a / b.
 
-        >>> StepTimeFit(fixed=0.5, per_example=0.25).saturates_at
-        18
+        Examples:
+            >>> StepTimeFit(fixed=0.5, per_example=0.25).saturates_at
+            18
         """
         if not self.per_example:
             return None

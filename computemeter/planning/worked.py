@@ -29,12 +29,17 @@ from computemeter.planning.machine import Machine
 from computemeter.planning.quantities import WIDEST_DIVERGENCE, check_size, check_total, check_whole
 from computemeter.reconcile import judge
 from computemeter.records import Judgement, Verdict
-from computemeter.units import SECONDS_PER_DAY, format_compute, format_flops, format_seconds
+from computemeter.units import (
+    SECONDS_PER_DAY,
+    SECONDS_PER_HOUR,
+    format_compute,
+    format_flops,
+    format_seconds,
+)
 from computemeter.wording import percent, times
 
 _RARE_BELOW = 0.05
 """Utilisation below which a run is rarer than a slip in a unit (public tables: median 0.33)."""
-_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +106,10 @@ def by_operations(
 ) -> Method:
     """Work method 1 out: see `computemeter.estimate.flops_from_operations`.
 
-    >>> print(by_operations(750e6, examples=1.2e6, epochs=90))
-    750M add-multiplies per example x 2 FLOP per add-multiply x 3 passes (forward 1, backward 2) \
-x 1.2M examples x 90 epochs = 486 PFLOP = 0.00562 pfs-days
+    Examples:
+        >>> print(by_operations(750e6, examples=1.2e6, epochs=90))
+        750M add-multiplies per example x 2 FLOP per add-multiply x 3 passes \
+(forward 1, backward 2) x 1.2M examples x 90 epochs = 486 PFLOP = 0.00562 pfs-days
 
     Args:
         per_pass: add-multiplies of one forward pass over one example; FLOP where
@@ -199,7 +205,7 @@ def by_gpu_time(
         devices, seconds, machine.peak_flops, machine.utilization, extra_factor=extra_factor
     )
     peak = f"{format_flops(machine.peak_flops, 'FLOP/s')} peak"
-    length = f"{count(seconds / _HOUR)} device-hours" if summed else _length(seconds)
+    length = f"{count(seconds / SECONDS_PER_HOUR)} device-hours" if summed else _length(seconds)
     factors = [
         Factor(devices, (machine.name or "device") if summed else str(machine)),
         Factor(seconds, length),

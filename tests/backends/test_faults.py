@@ -17,8 +17,10 @@ from computemeter.book import StepBook
 from computemeter.carried import Carried
 from computemeter.journal import Journal
 from computemeter.keras import ComputeMeter
-from computemeter.ledger import LedgerWriter
+from computemeter.ledger_writer import LedgerWriter
 from computemeter.patches import Patches
+from computemeter.run_meter import RunMeter
+from computemeter.step_meter import StepMeter
 from computemeter_keras import _callback, _resume
 from computemeter_keras._fit import Fit
 from computemeter_keras._resume import ResumeFile
@@ -28,8 +30,8 @@ FAULT = "an injected fault"
 NEVER_REACHED = {
     *(f"Meter.{name}" for name in ("step", "pause", "validation", "add_flops", "count")),
     *(f"Meter.{name}" for name in ("breakdown", "summary", "load_state_dict")),  # the user's calls
-    *(f"Meter.{name}" for name in ("start_execution", "end_execution", "drop_execution")),
-    "Meter.break_off",  # of a step that raises, see below
+    *(f"StepMeter.{name}" for name in ("start_execution", "end_execution", "drop_execution")),
+    "StepMeter.break_off",  # of a step that raises, see below
     "StepBook.give_up",  # of a step that runs out of memory
     "Carried.from_state",  # of a resumed run, see below
     "ResumeFile._read",
@@ -37,7 +39,7 @@ NEVER_REACHED = {
     "Journal.alert",
 }
 if BACKEND == "torch":
-    NEVER_REACHED |= {"Meter.start_waiting", "Meter.end_waiting"}
+    NEVER_REACHED |= {"StepMeter.start_waiting", "StepMeter.end_waiting"}
 else:
     NEVER_REACHED |= {"TracedCounter.breakdown", "computemeter_keras._callback.torch_ranks"}
 WRAPPED = {"save", "save_weights", "evaluate", "predict", "make_train_function"}
@@ -81,10 +83,11 @@ def own_methods(cls):
     ]
 
 
+METERS = (Meter, RunMeter, StepMeter)
 # What lies deeper is the core's, and its faults are tried in tests/integrations too.
 DEEPER = [Journal, LedgerWriter, Tracker, StepBook]
 TARGETS = [
-    *((cls, name) for cls in (Meter, *OF_THE_BACKEND) for name in own_methods(cls)),
+    *((cls, name) for cls in (*METERS, *OF_THE_BACKEND) for name in own_methods(cls)),
     *(
         pytest.param(cls, name, marks=pytest.mark.slow)
         for cls in DEEPER

@@ -407,10 +407,10 @@ class Waits(keras.callbacks.Callback):
 def test_validation_and_saving_are_not_training(
     weights_only, meter_comes_last, monkeypatch, tmp_path
 ):
-    from computemeter import meter as core
+    from computemeter import step_meter
 
     hands = Hands()
-    monkeypatch.setattr(core, "TrainingClock", lambda: clock_of(hands))
+    monkeypatch.setattr(step_meter, "TrainingClock", lambda: clock_of(hands))
     name = "save_weights" if weights_only else "save"
     monkeypatch.setattr(keras.Model, name, lambda *_args, **_kwargs: hands.wait(1000))
     path = tmp_path / ("model.weights.h5" if weights_only else "model.keras")

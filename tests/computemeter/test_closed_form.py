@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from computemeter import closed_form as module
 from computemeter.closed_form import ClosedForm
+from computemeter.closed_form_layout import monomials_of
 from computemeter.counters import shapes
 from computemeter.counters.shapes import family_of, sizes_of
 from computemeter.counters.signature import signature
@@ -661,7 +662,7 @@ def polynomial(coefficients, monomials):
 @settings(deadline=None)
 @given(st.data(), st.integers(1, 3), SEEDS, st.booleans())
 def test_a_polynomial_is_never_predicted_wrongly(data, variables, seed, checking):
-    monomials = module._monomials(variables)
+    monomials = monomials_of(variables)
     number = len(monomials)
     coefficients = data.draw(st.lists(COEFFICIENTS, min_size=number, max_size=number))
     largest = data.draw(st.integers(3, 600))
@@ -677,15 +678,15 @@ def test_a_polynomial_is_never_predicted_wrongly(data, variables, seed, checking
 def test_whatever_is_predicted_lies_in_the_span(shapes, seed):
     # Add to the polynomial one that is 0 at all shapes counted: it must be 0 at all predicted.
     form = learn(transformer, shapes)
-    rows = [[b**i * t**j for i, j in module._monomials(2)] for b, t in shapes]
-    if form._layout.monomials != module._monomials(2):
+    rows = [[b**i * t**j for i, j in monomials_of(2)] for b, t in shapes]
+    if form._layout.monomials != monomials_of(2):
         return
     chosen = chooser(seed)
     rank = np.linalg.matrix_rank(np.array(rows, float))
     for _ in range(20):
         b, t = chosen.randint(0, 12), chosen.randint(0, 12)
         if form.predict((b, t)) is not None:
-            more = [*rows, [b**i * t**j for i, j in module._monomials(2)]]
+            more = [*rows, [b**i * t**j for i, j in monomials_of(2)]]
             assert np.linalg.matrix_rank(np.array(more, float)) == rank
 
 

@@ -256,7 +256,7 @@ def test_a_report_of_a_version_without_energy_is_read():
 def train(folder, monkeypatch, board, *, state=None, steps=2):
     """Train on a CPU, with a board of which the meter thinks that the training is on it."""
     made = run_energy(board)
-    monkeypatch.setattr("computemeter.meter.RunEnergy", lambda _device: made)
+    monkeypatch.setattr("computemeter.step_meter.RunEnergy", lambda _device: made)
     model = torch.nn.Linear(4, 4)
     meter = Meter(ledger=folder, trackers=None, verbose=0, log_every=1)
     if state:

@@ -6,7 +6,8 @@ from ledgers import header, totals, write
 import computemeter
 from computemeter.carried import Carried
 from computemeter.history import earlier_segments, totals_of
-from computemeter.ledger import LedgerHeader, LedgerWriter, read_ledger
+from computemeter.ledger import LedgerHeader, read_ledger
+from computemeter.ledger_writer import LedgerWriter
 from computemeter.records import SegmentTotals
 
 

@@ -75,7 +75,7 @@ def test_every_public_name_resolves_and_is_documented(name):
 
 def test_public_methods_are_documented():
     meter = computemeter.Meter
-    public = [name for name in vars(meter) if not name.startswith("_")]
+    public = [name for name in dir(meter) if not name.startswith("_")]
     assert {"step", "pause", "validation", "add_flops", "count", "summary"} <= set(public)
     assert [name for name in public if not getattr(meter, name).__doc__] == []
 

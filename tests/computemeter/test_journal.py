@@ -9,7 +9,7 @@ from small_runs import BATCH, CLASSES, FLOPS_PER_EXAMPLE, HIDDEN, INPUTS
 from torch import nn, rand
 from torch.nn.functional import mse_loss
 
-from computemeter import Meter, meter
+from computemeter import Meter, run_meter
 from computemeter.ending import SECONDS, close_together, undelivered
 from computemeter.failures import Failures
 from computemeter.ledger import read_ledger
@@ -107,7 +107,7 @@ def test_a_folder_that_cannot_be_written_costs_one_line_and_no_ledger(tmp_path, 
 
 
 def test_long_steps_are_recorded_between_logging_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(meter, "_SECONDS_BETWEEN_RECORDS", 0.0)
+    monkeypatch.setattr(run_meter, "_SECONDS_BETWEEN_RECORDS", 0.0)
     train(4, ledger=tmp_path)  # the next logging step would be the 50th
     (ledger,) = ledgers(tmp_path)
     # The first step opens the ledger; the last record is the end's.

@@ -15,15 +15,9 @@ from pathlib import Path
 import pytest
 from ledgers import header, totals, write
 
-from computemeter import ledger
-from computemeter.ledger import (
-    SCHEMA,
-    LedgerError,
-    LedgerHeader,
-    LedgerWriter,
-    new_segment_id,
-    read_ledger,
-)
+from computemeter import ledger, ledger_writer
+from computemeter.ledger import SCHEMA, LedgerError, LedgerHeader, read_ledger
+from computemeter.ledger_writer import LedgerWriter, new_segment_id
 from computemeter.records import SegmentTotals
 
 
@@ -120,7 +114,8 @@ def test_a_kill_loses_nothing_that_was_written(tmp_path):
     script = f"""
 import os, signal
 from pathlib import Path
-from computemeter.ledger import LedgerHeader, LedgerWriter
+from computemeter.ledger import LedgerHeader
+from computemeter.ledger_writer import LedgerWriter
 writer = LedgerWriter.open(Path({str(tmp_path)!r}), LedgerHeader(segment="s", run="r", started=0.0))
 for step in range(100):
     writer.progress(step, 0.0, {{"steps": step}}, {{}})
@@ -138,7 +133,8 @@ def test_what_a_full_disk_does_not_take_is_written_when_it_has_room(tmp_path):
     script = f"""
 import resource
 from pathlib import Path
-from computemeter.ledger import LedgerHeader, LedgerWriter
+from computemeter.ledger import LedgerHeader
+from computemeter.ledger_writer import LedgerWriter
 folder = Path({str(tmp_path)!r})
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 writer = LedgerWriter.open(folder, LedgerHeader(segment="s", run="r", started=0.0))
@@ -226,7 +222,7 @@ def test_fields_of_a_later_version_are_ignored(tmp_path):
 
 def test_the_disk_gets_everything_every_thirty_seconds_behind_the_training(tmp_path, monkeypatch):
     now, synced = [0.0], []
-    monkeypatch.setattr(ledger.clock, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ledger_writer.clock, "monotonic", lambda: now[0])
     monkeypatch.setattr(os, "fsync", lambda _file: synced.append(threading.current_thread()))
     writer = LedgerWriter.open(tmp_path, header())
     for seconds in (10, 29, 31, 45, 60, 62):  # synced at 31 and at 62
@@ -244,7 +240,7 @@ def test_the_disk_gets_everything_every_thirty_seconds_behind_the_training(tmp_p
 
 def test_a_disk_that_hangs_holds_up_no_step(tmp_path, monkeypatch):
     now, back = [0.0], threading.Event()
-    monkeypatch.setattr(ledger.clock, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ledger_writer.clock, "monotonic", lambda: now[0])
     monkeypatch.setattr(os, "fsync", lambda _file: back.wait(60))
     writer = LedgerWriter.open(tmp_path, header())
     for step in range(5):  # all of them while the first sync hangs, in one thread

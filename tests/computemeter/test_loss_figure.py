@@ -11,7 +11,8 @@ from itertools import pairwise
 
 import pytest
 
-from computemeter.ledger import LedgerHeader, LedgerWriter, read_ledger
+from computemeter.ledger import LedgerHeader, read_ledger
+from computemeter.ledger_writer import LedgerWriter
 from computemeter.loss_figure import PAGE, PICTURE, LossCurve, loss_curve, write_figures
 
 PFS_DAY = 86_400 * 10**15

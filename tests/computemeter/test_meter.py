@@ -30,8 +30,10 @@ from computemeter.clock import TrainingClock
 from computemeter.counters import torch_counter
 from computemeter.counters.torch_counter import TorchCounter
 from computemeter.counters.torch_tally import Tally
+from computemeter.failures import Failures
 from computemeter.journal import Journal
 from computemeter.ledger import read_ledger
+from computemeter.meter import next_meter
 from computemeter.records import SegmentTotals
 
 PER_EXAMPLE = 1_152
@@ -472,6 +474,15 @@ def test_an_impossible_utilisation_is_no_number_and_is_warned_of_once(hands, cap
     assert (summary.mfu, summary.hfu) == (None, None)
     assert summary.cause == "peak_suspect"
     assert len([each for each in caplog.messages if "peak_suspect" in each]) == 1
+
+
+def test_a_precision_without_a_peak_is_named_and_what_to_do(hands, monkeypatch):
+    old = Device("Old 1", "cuda", {"fp64": 1e12}, "its data sheet")
+    monkeypatch.setattr(torch_counter, "torch_device", lambda _device: old)
+    summary = steps_on(on_clock(quiet(settle_steps=0, settle_seconds=0), hands), hands, 4)
+    assert summary.cause == "no_peak"
+    assert "no fp32 peak of Old 1 is known; pass peak_flops= (dense FLOP/s" in summary.diagnosis
+    assert "data sheet" not in summary.diagnosis
 
 
 def test_an_unknown_device_has_no_method_2_and_no_zero(hands, monkeypatch):
@@ -917,13 +928,13 @@ FAILURES = {
     "Journal.__init__": (Journal, "__init__", fail),
     "Journal.write": (Journal, "write", fail),
     "Journal.close": (Journal, "close", fail),
-    "take_snapshot": ("computemeter.meter", "take_snapshot", fail),
-    "examples": ("computemeter.meter", "examples", fail),
+    "take_snapshot": ("computemeter.run_meter", "take_snapshot", fail),
+    "examples": ("computemeter.step_meter", "examples", fail),
     "print_start": ("computemeter.table", "print_start", fail),
     "print_summary": ("computemeter.table", "print_summary", fail),
-    "LedgerWriter.open": ("computemeter.ledger.LedgerWriter", "open", fail),
-    "LedgerWriter.progress": ("computemeter.ledger.LedgerWriter", "progress", fail),
-    "LedgerWriter.end": ("computemeter.ledger.LedgerWriter", "end", fail),
+    "LedgerWriter.open": ("computemeter.ledger_writer.LedgerWriter", "open", fail),
+    "LedgerWriter.progress": ("computemeter.ledger_writer.LedgerWriter", "progress", fail),
+    "LedgerWriter.end": ("computemeter.ledger_writer.LedgerWriter", "end", fail),
 }
 
 
@@ -1107,3 +1118,18 @@ def test_a_step_that_was_counted_before_it_became_a_graph_stays_counted(monkeypa
                 else:
                     Graph().replay()
     assert meter.summary().model_flops == 100 * 48
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_meter_of_a_callbacks_next_fit(same):
+    failures, last = Failures(), quiet()
+    meter = next_meter(
+        last, {"ledger": None, "trackers": None, "warn_at": 2.5}, failures, same=same
+    )
+    assert (meter.options.warn_at, meter.failures) == (2.5, failures)
+    # What was told of one training is news of another.
+    assert (meter.telling is last.telling) is same
+    # Nothing is attached yet: that is not a zero.
+    assert meter.summary().model_flops is None
+    meter.metering = True
+    assert meter.summary().model_flops == 0

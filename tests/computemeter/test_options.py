@@ -477,6 +477,17 @@ def test_trackers_given_as_an_iterator_can_be_read_twice():
     assert options.trackers == ("mlflow",)
 
 
+def test_further_meters_need_no_file_again(tmp_path):
+    file = tmp_path / "peaks.toml"
+    file.write_text('[[device]]\nname = "Z9"\naliases = ["z9"]\ntflops = { fp32 = 2.5 }')
+    given = {"peak_flops": file, "warn_at": 2.5, "trackers": iter(["mlflow"])}
+    first = Options.from_user(given)
+    file.unlink()
+    again = first.again(given)
+    assert sorted(again) == ["peak_flops", "trackers", "warn_at"]  # and no option not given
+    assert Options.from_user(again) == first
+
+
 def test_options_cannot_be_changed():
     with pytest.raises(AttributeError):
         Options().verbose = 0

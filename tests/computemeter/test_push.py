@@ -15,7 +15,8 @@ from computemeter import Meter  # noqa: E402 - after the check for mlflow
 from computemeter.cli import app  # noqa: E402
 from computemeter.commands import CommandError  # noqa: E402
 from computemeter.commands import push as module  # noqa: E402
-from computemeter.ledger import LedgerWriter, read_ledger  # noqa: E402
+from computemeter.ledger import read_ledger  # noqa: E402
+from computemeter.ledger_writer import LedgerWriter  # noqa: E402
 from computemeter.sources import records  # noqa: E402
 from computemeter_mlflow import MLflowSink  # noqa: E402
 

@@ -15,19 +15,21 @@ from small_runs import BATCH, CLASSES, HIDDEN, INPUTS
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from computemeter import Meter, device_clock, ending, journal, meter, ranks
+from computemeter import Meter, device_clock, ending, journal, ranks, run_meter, step_meter
 from computemeter.activity import RunActivity
 from computemeter.book import StepBook
 from computemeter.carried import Carried
 from computemeter.clock import TrainingClock
 from computemeter.counters.torch_counter import TorchCounter
 from computemeter.host_time import HostTimer
-from computemeter.ledger import LedgerWriter
+from computemeter.ledger_writer import LedgerWriter
 from computemeter.lightning import ComputeMeter
 from computemeter.patches import Patches
 from computemeter.rank_reports import Report
 from computemeter.ranks import SoloRanks, StoreRanks
-from computemeter.results import Reading
+from computemeter.run_meter import RunMeter
+from computemeter.run_reading import Reading
+from computemeter.step_meter import StepMeter
 from computemeter.telling import Telling
 from computemeter_lightning import _callback
 from computemeter_lightning._loss import LossWindow
@@ -51,12 +53,12 @@ NEVER_REACHED = {
     "Meter.breakdown",  # asked for by the user
     "TorchCounter.breakdown",
     "Meter.load_state_dict",  # the callback keeps what it read
-    "Meter.start_execution",  # Keras's, tested in tests/backends
-    "Meter.end_execution",
-    "Meter.drop_execution",
-    "Meter.settle",
+    "StepMeter.start_execution",  # Keras's, tested in tests/backends
+    "StepMeter.end_execution",
+    "StepMeter.drop_execution",
+    "StepMeter.settle",
     "TrainingClock.extend",
-    "Meter.break_off",  # of a step that raises, see below
+    "StepMeter.break_off",  # of a step that raises, see below
     "StepBook.give_up",  # of a step that runs out of memory
     "Carried.unknown",  # of a resume without totals, tested in test_resume.py
     "Carried.from_state",  # of a resumed run, see below
@@ -87,8 +89,10 @@ class Recorder:
         return 0
 
 
+METERS = (Meter, RunMeter, StepMeter)
 METERED = [
-    *(Meter, journal.Journal, LedgerWriter, Recorder, TorchCounter, device_clock.TorchClock),
+    *METERS,
+    *(journal.Journal, LedgerWriter, Recorder, TorchCounter, device_clock.TorchClock),
     *(SoloRanks, RunActivity, TrainingClock, StepBook, HostTimer, Telling, Carried, Reading),
 ]
 
@@ -110,7 +114,10 @@ OF_THE_CALLBACK = [
     *((TrainerSteps, "_only_looks"), (Patches, "wrap"), (TorchCounter, "__init__")),
     *((_callback, name) for name in ("torch_ranks", "_place")),
 ]
-OF_A_LOOP = [(meter, "torch_ranks"), (meter, "Journal"), (meter, "_torch_counter")]
+OF_A_LOOP = [
+    *((run_meter, name) for name in ("torch_ranks", "Journal")),
+    (step_meter, "_torch_counter"),
+]
 
 
 class Fault:
@@ -284,7 +291,12 @@ def test_other_errors(cls, name, error, trains_the_same, monkeypatch):
 @pytest.mark.parametrize(
     ("cls", "name"),
     [
-        *((Meter, name) for name in public_methods(Meter) if name not in ASKED_BY_THE_USER),
+        *(
+            (cls, name)
+            for cls in METERS
+            for name in public_methods(cls)
+            if name not in ASKED_BY_THE_USER
+        ),
         *((TorchCounter, "stop"), (TorchCounter, "off"), (StepBook, "give_up")),
         *((TrainingClock, "end_step"), (journal.Journal, "close"), (Recorder, "close")),
     ],
@@ -367,8 +379,8 @@ STORE_RANKS = [(StoreRanks, name) for name in public_methods(StoreRanks)]
 @pytest.mark.parametrize(("cls", "name"), [*STORE_RANKS, *((Store, name) for name in STORE)])
 def test_a_fault_among_ranks(cls, name, trains_the_same, monkeypatch):
     monkeypatch.setattr(ranks, "WAIT_LOGGING", 0.01)
-    monkeypatch.setattr(meter, "WAIT_LOGGING", 0.01)
-    monkeypatch.setattr(meter, "WAIT_CLOSING", 0.01)
+    monkeypatch.setattr(run_meter, "WAIT_LOGGING", 0.01)
+    monkeypatch.setattr(run_meter, "WAIT_CLOSING", 0.01)
 
     def two(*_):
         store = Store()
@@ -376,7 +388,7 @@ def test_a_fault_among_ranks(cls, name, trains_the_same, monkeypatch):
         return StoreRanks(store, 0, 2)
 
     made = [two(), two()]
-    monkeypatch.setattr(meter, "torch_ranks", lambda *_: made.pop())
+    monkeypatch.setattr(run_meter, "torch_ranks", lambda *_: made.pop())
     monkeypatch.setattr(_callback, "torch_ranks", lambda *_: made.pop())
     fault = Fault()
     fault.at(monkeypatch, cls, name)

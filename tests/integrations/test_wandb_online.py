@@ -14,7 +14,8 @@ from wandb_server import SOON, Server, Stored, read_back  # noqa: E402
 
 from computemeter.commands import CommandError  # noqa: E402
 from computemeter.commands.push import push  # noqa: E402
-from computemeter.ledger import LedgerHeader, LedgerWriter  # noqa: E402
+from computemeter.ledger import LedgerHeader  # noqa: E402
+from computemeter.ledger_writer import LedgerWriter  # noqa: E402
 from computemeter.lightning import ComputeMeter  # noqa: E402
 from computemeter.sources import SourceError  # noqa: E402
 from computemeter_wandb import WandbSink  # noqa: E402
