@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from computemeter.receipt import read_receipt
-from computemeter.receipt_match import receipt_of
+from computemeter.receipt_match import lineage_in, receipt_of
 from computemeter.sinks import redact
 
 _CHECKPOINTS = {".bin", ".ckpt", ".h5", ".keras", ".pt", ".pth", ".safetensors"}
@@ -48,8 +48,13 @@ class BaseModel:
         if not exists and (isinstance(given, Path) or _only_a_path(given)):
             raise ValueError("no such file or folder")
         file, why = receipt_of(path) if exists else (None, "")
+        weights = lineage_in(path.expanduser()) if exists else None
         if file is not None:
-            return cls._from_receipt(file)
+            found = cls._from_receipt(file)
+            # Of a checkpoint from before the end it has the name and the hash, not the compute.
+            return found if weights is None else replace(found, flops=weights[1])
+        if weights is not None:
+            return cls(*weights)
         named = redact(str(given))
         return cls(named, note=_note(named, why or _why_unknown(path)))
 

@@ -61,28 +61,41 @@ def receipt_of(path: Path) -> tuple[Path | None, str]:
 
 
 def run_in(checkpoint: Path) -> str | None:
-    """Read the run's id from a Lightning checkpoint; None where it does not say or is none.
+    """Read the run's id from a Lightning checkpoint; None where it does not say or is none."""
+    run = _state_in(checkpoint).get("run")
+    return run if isinstance(run, str) else None
+
+
+def lineage_in(checkpoint: Path) -> tuple[str, int] | None:
+    """Read whose weights a Lightning checkpoint holds, and the FLOP that made them, base included.
+
+    They may be fewer than the run's receipt says: those of a checkpoint from before its end, or of
+    a run that was killed. None where the meter's state does not say.
+    """
+    state = _state_in(checkpoint)
+    run, flops, base = (state.get(name) for name in ("run", "run_flops", "base"))
+    before = 0 if base is None else _mapping(base).get("flops")
+    if not (isinstance(run, str) and isinstance(flops, int) and isinstance(before, int)):
+        return None
+    return run, flops + before
+
+
+def _state_in(checkpoint: Path) -> Mapping[str, Any]:
+    """Read the meter's state; empty where there is none.
 
     Only plain values are read, no code of the file's is run, and no weights are.
     """
     if checkpoint.suffix != ".ckpt" or not checkpoint.is_file() or not is_zipfile(checkpoint):
-        return None
+        return {}
     try:
         import torch
 
         content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
     except Exception:  # noqa: BLE001 - whatever it holds, it does not say whose it is
-        return None
-    return _run_named(content)
-
-
-def _run_named(content: Any) -> str | None:
-    for among in (_mapping(_mapping(content).get("callbacks")), _mapping(content)):
-        for name in _STATES:
-            run = _mapping(among.get(name)).get("run")
-            if isinstance(run, str):
-                return run
-    return None
+        return {}
+    places = (_mapping(_mapping(content).get("callbacks")), _mapping(content))
+    states = (_mapping(among.get(name)) for among in places for name in _STATES)
+    return next((state for state in states if isinstance(state.get("run"), str)), {})
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -1,9 +1,12 @@
 """What a fit goes on from, by the Trainer's own checkpoints."""
 
+import pytest
 import torch
 from small_runs import BATCH, FLOPS_PER_EXAMPLE
 
+from computemeter.base_model import BaseModel
 from computemeter.lightning import ComputeMeter
+from computemeter.receipt import read_receipt
 
 STEP = BATCH * FLOPS_PER_EXAMPLE
 NOT_SAID = "the checkpoint does not say what compute went into it"
@@ -45,6 +48,25 @@ def test_work_before_the_meter_may_be_the_base_of_a_new_run(small):
     fit(small, callback, saved(small), epochs=2)
     assert compute(callback) == (3 * STEP, 3 * STEP, 3 * STEP + 1000)
     assert callback.summary().warnings == ()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_base_is_what_its_checkpoint_holds_and_not_the_whole_run(small, killed):
+    """A new run starts from the weights after 3 steps of 6, which had a base of 1000 FLOP."""
+    folder = small.folder / "checkpoints"
+    twice = small.pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1)
+    trainer = small.trainer(meter(base_flops=1000), twice, max_epochs=2, enable_checkpointing=True)
+    trainer.fit(small.Module(), small.data(3 * BATCH))
+    receipt = folder / "compute_receipt.json"
+    assert read_receipt(receipt).lineage_flops == 6 * STEP + 1000
+    if killed:  # before it could write one
+        receipt.unlink()
+    (first,) = folder.glob("*step=3.ckpt")
+    base = BaseModel.read(first)
+    assert (base.flops, base.note) == (3 * STEP + 1000, "")
+    tuned = meter(base_model=first)
+    fit(small, tuned)
+    assert compute(tuned) == (3 * STEP, 3 * STEP, 6 * STEP + 1000)
 
 
 def test_a_state_that_cannot_be_read_is_not_known(small):
