@@ -25,10 +25,13 @@ from computemeter.segments import (
     merge,
 )
 from computemeter.sinks import describe, redact
+from computemeter.units import SECONDS_PER_HOUR
 
 SOURCES = "computemeter.sources"
 DESTINATIONS = "computemeter.destinations"
 
+_SQLITE = b"SQLite format 3\0"
+"""What every SQLite database begins with."""
 _TRACKER_OF = {
     "sqlite": "mlflow",
     "postgresql": "mlflow",
@@ -67,7 +70,7 @@ def read(source: str, request: Request, *, warn: Warn) -> list[RunRecord]:
     """Read the runs of one source; a run that it has twice may be there twice.
 
     Args:
-        source: see `records`; also a CSV file that `computemeter.trend.csv_files` wrote.
+        source: see `records`; also a CSV file that `computemeter.csv_files` wrote.
         request: for readers of trackers and of offline W&B runs; ledgers, receipts and CSV files
             hold no other runs than metered ones.
         warn: takes one line for each file, run or value that was left out.
@@ -135,9 +138,12 @@ def _read_path(path: Path, request: Request, warn: Warn) -> list[RunRecord]:
     if path.suffix == ".json":
         return [_receipt_record(path, read_receipt(path))]
     if path.suffix == ".csv":
-        from computemeter.trend.csv_files import read_csv
+        from computemeter.csv_files import read_csv
 
         return read_csv(path, warn=warn)
+    with path.open("rb") as file:
+        if file.read(len(_SQLITE)) == _SQLITE:
+            raise SourceError(f"{path}: a database, to be given as sqlite:///{path}")
     return records_from_ledgers([path], warn=warn)
 
 
@@ -161,7 +167,7 @@ def _receipt_record(path: Path, receipt: ComputeReceipt) -> RunRecord:
         "steps": receipt.steps,
         "model_flops": receipt.model_flops,
         "gpu_time_flops": receipt.gpu_time_flops,
-        "device_seconds": None if hours is None else 3600 * hours,
+        "device_seconds": None if hours is None else SECONDS_PER_HOUR * hours,
         "run_flops": receipt.run_flops,
         "lineage_flops": receipt.lineage_flops,
         "assumed_utilization": receipt.assumed_utilization,

@@ -46,7 +46,8 @@ def doctor(
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch and (ops or measure or not devices):
         raise CommandError(
-            "doctor needs PyTorch, which is not installed: pip install 'computemeter[torch]'"
+            "doctor needs PyTorch, which is not installed (--devices alone does not): "
+            "pip install 'computemeter[torch]'"
         )
     examination = _examine(has_torch, devices=devices, measure=measure)
     if as_json:

@@ -21,10 +21,9 @@ from computemeter.planning.worked import (
     compare,
 )
 from computemeter.table import printable
-from computemeter.units import format_flops
+from computemeter.units import SECONDS_PER_HOUR, format_flops
 
 _Read = TypeVar("_Read")
-_HOUR = 3600
 _NOTHING = (
     "give method 1 (--add-multiplies or --operations with --samples, or --parameters with "
     "--tokens), method 2 (--device or --peak with --time), or both; --examples shows how"
@@ -156,7 +155,7 @@ def _gpu_time(wishes: Wishes, machine: Machine | None) -> Method | None:
         if machine.devices != 1:
             raise ValueError("--device-hours are of all devices: leave the count out of --device")
         hours = _number(wishes, "device_hours")
-        return by_gpu_time(machine, hours * _HOUR, summed=True, extra_factor=factor)
+        return by_gpu_time(machine, hours * SECONDS_PER_HOUR, summed=True, extra_factor=factor)
     if wishes.time is None:
         return None
     return by_gpu_time(machine, _read(wishes, "time", seconds), extra_factor=factor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,12 +10,13 @@ from typing import Literal
 from rich.console import Console
 
 from computemeter.commands import CommandError
-from computemeter.commands.card import card
 from computemeter.disclosure import DisclosureError
+from computemeter.disclosure.card import card
 from computemeter.disclosure.energy import energy_joules
 from computemeter.disclosure.find import ledgers_at, run_at, run_of
 from computemeter.disclosure.model import read_model
 from computemeter.disclosure.plain import to_dict
+from computemeter.disclosure.runs import diagnosis_of, uncounted_ops_of
 from computemeter.disclosure.text import markdown
 from computemeter.disclosure.totals import Disclosure, assemble
 from computemeter.ledger import Ledger, LedgerError
@@ -25,11 +25,9 @@ from computemeter.peak_files import reason
 from computemeter.receipt import ComputeReceipt, ReceiptError, read_receipt
 from computemeter.receipt_match import receipt_of
 from computemeter.records import RunRecord
-from computemeter.segments import whole
 from computemeter.sinks import redact
 from computemeter.table import printable
-
-_SECONDS_PER_HOUR = 3600
+from computemeter.units import SECONDS_PER_HOUR
 
 Form = Literal["md", "json"]
 
@@ -136,14 +134,14 @@ def _made(files: list[SegmentFile], record: RunRecord) -> ComputeReceipt:
         ratio=record.ratio,
         verdict=record.verdict,
         cause=record.cause,
-        diagnosis=_diagnosis(files),
-        device_hours=None if seconds is None else seconds / _SECONDS_PER_HOUR,
+        diagnosis=diagnosis_of([file.ledger for file in files]),
+        device_hours=None if seconds is None else seconds / SECONDS_PER_HOUR,
         device_name=header.device_name,
         device_count=header.device_count,
         peak_flops=last.last_totals.get("peak_flops", header.peak_flops),
         assumed_utilization=header.assumed_utilization,
         precision=(last.summary or {}).get("precision"),
-        uncounted_ops=_uncounted(files),
+        uncounted_ops=uncounted_ops_of(file.ledger for file in files),
         base_model=header.base_model,
         base_flops=header.base_flops,
         parents=(header.base_receipt,) if header.base_receipt else (),
@@ -159,21 +157,3 @@ def _ended(ledger: Ledger) -> float:
     if ledger.end is not None:
         return ledger.end.time
     return ledger.progress[-1].time if ledger.progress else ledger.header.started
-
-
-def _uncounted(files: list[SegmentFile]) -> dict[str, int] | None:
-    """Add the calls of all segments up; None where one of them was killed and cannot say."""
-    calls: Counter[str] = Counter()
-    for file in files:
-        ops = (file.ledger.summary or {}).get("uncounted_ops")
-        if not isinstance(ops, dict):
-            return None
-        calls.update({name: whole(number) or 0 for name, number in ops.items()})
-    return dict(calls)
-
-
-def _diagnosis(files: list[SegmentFile]) -> str:
-    """Return the last one in words: that of the run, which the segment's summary is not."""
-    events = (event for file in reversed(files) for event in reversed(file.ledger.events))
-    verdicts = (event.facts for event in events if event.name == "verdict")
-    return str(next(verdicts, {}).get("diagnosis", ""))

@@ -72,7 +72,8 @@ def runs(
     Raises:
         CommandError: for what is no source or cannot be read, and for a wrong wish.
     """
-    chosen, wanted = sources or _default_source(), _filter(wishes or Wishes())
+    wishes = wishes or Wishes()
+    chosen, wanted = sources or _default_source(), _filter(wishes)
     try:
         # To the error output, where it does not mix with what is printed.
         with Console(stderr=True).status(f"reading {counted(len(chosen), 'source')}"):
@@ -83,10 +84,17 @@ def runs(
     filtered = len(every) - len(found)
     if as_json:
         return json.dumps({**_report(found), "filtered": filtered}, indent=2)
-    left_out = [f"{counted(filtered, 'run')} left out as asked for"] if filtered else []
+    left_out = _left_out(every, filtered, wishes)
     if not found:
         return "\n".join(left_out) or "no run in there was metered"
     return "\n".join([_drawn(found), "", *_totals(found), *left_out])
+
+
+def _left_out(every: Sequence[RunRecord], filtered: int, wishes: Wishes) -> list[str]:
+    from computemeter.trend.collect import nobodys
+
+    lines = [f"{counted(filtered, 'run')} left out as asked for"] if filtered else []
+    return [*lines, *map(printable, nobodys(every, user=wishes.user, project=wishes.project))]
 
 
 def _filter(wishes: Wishes) -> Callable[[RunRecord], bool]:

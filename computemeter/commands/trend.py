@@ -16,11 +16,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from computemeter.commands import CommandError
+from computemeter.csv_files import write_csv
 from computemeter.sinks import describe, redact
 from computemeter.sources import SourceError
 from computemeter.table import printable
 from computemeter.trend.collect import Collection, collect, parse_since
-from computemeter.trend.csv_files import write_csv
 from computemeter.trend.curves import curves
 from computemeter.trend.fit import TooFewDatesError, TrendFit, choose, fit_trend
 from computemeter.trend.garbage import no_garbage

@@ -20,6 +20,8 @@ _DEVIATIONS = 1.96
 """Standard errors on either side that hold 95 % of a normal distribution."""
 _SECONDS_UNRECORDED = 10.0
 """Of training that a killed launch may have done after its last record, see docs/ledger.md."""
+_NO_END = frozenset({"unknown", "running"})
+"""How a run stands whose last launch was killed, or still runs."""
 _PUBLIC_RUNS = "public tables put 0.33 within 1.3x for only 37-51 % of runs"
 
 
@@ -150,9 +152,17 @@ def _lines(entry: Entry) -> list[Line]:
         *(rule(entry, counting) for rule in _RULES),
     ]
     if counting.estimated_steps is None:
-        text = "only the ledgers of all launches that ended say how the steps were counted"
+        text = _unsaid(entry, counting)
         made.append(Line(entry.name, "recount drift and estimated steps", text, open=True))
     return [line for line in made if line is not None]
+
+
+def _unsaid(entry: Entry, counting: Counting) -> str:
+    if counting.killed:
+        return f"{_launches(counting.killed)} without an end did not say how steps were counted"
+    if entry.origin == "ledger":
+        return "the ledgers do not say how steps were counted"
+    return f"only its ledgers say how steps were counted, and none lie with the {entry.origin}"
 
 
 def _operators(entry: Entry, counting: Counting) -> Line:
@@ -201,7 +211,16 @@ def _killed(entry: Entry, counting: Counting) -> Line | None:
         f"{_launches(counting.killed)} without an end: up to {_SECONDS_UNRECORDED:.0f} s of "
         "training each are in no record"
     )
-    share = _SECONDS_UNRECORDED * counting.killed / entry.training_seconds
+    missing = counting.killed
+    if entry.category == "training":
+        # A launch goes on from a checkpoint, which carries the exact total.
+        missing = int(entry.status in _NO_END)
+        text += (
+            ", and the last checkpoint may have less than the figure"
+            if missing
+            else ", and in no weights: the run went on from a checkpoint"
+        )
+    share = _SECONDS_UNRECORDED * missing / entry.training_seconds
     return Line(entry.name, "killed launches", text, share=min(1.0, share))
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from computemeter.disclosure.totals import Amount
-from computemeter.units import SECONDS_PER_DAY, format_pfs_days, pfs_days
+from computemeter.units import SECONDS_PER_DAY, SECONDS_PER_HOUR, format_pfs_days, pfs_days
 from computemeter.wording import percent, times
 
 UNKNOWN = "unknown"
-_SECONDS_PER_HOUR = 3600
 
 
 def two_digits(value: float) -> str:
@@ -30,7 +29,7 @@ def two_digits_of_time(seconds: float) -> str:
     >>> two_digits_of_time(16_200), two_digits_of_time(1_000_000), two_digits_of_time(8.76)
     ('4.5 hours', '12 days', '8.8 seconds')
     """
-    hours, days = seconds / _SECONDS_PER_HOUR, seconds / SECONDS_PER_DAY
+    hours, days = seconds / SECONDS_PER_HOUR, seconds / SECONDS_PER_DAY
     value, unit = (seconds, "seconds") if hours < 1 else (hours, "hours")
     value, unit = (days, "days") if days >= 2 else (value, unit)
     return f"{float(f'{value:.2g}'):,g} {unit}"
@@ -38,7 +37,7 @@ def two_digits_of_time(seconds: float) -> str:
 
 def cells(amount: Amount) -> tuple[str, str, str]:
     """Write a sum as three cells: two digits, exact, petaflop/s-days."""
-    if amount.flops is None:
+    if amount.flops is None or not (amount.flops or amount.complete):
         return UNKNOWN, UNKNOWN, UNKNOWN
     least = "" if amount.complete else "at least "
     return (

@@ -49,7 +49,15 @@ def _entry(path: Path) -> Entry:
         return from_ledgers(files)
     found, _why = receipt_of(path)
     assert found is not None, "ledgers_at raises where there is neither"
-    return from_receipt(read_receipt(found), found)
+    return from_receipt(read_receipt(found), _as_given(found, path))
+
+
+def _as_given(found: Path, path: Path) -> Path:
+    """Write a file as the path that led to it is: a disclosure tells of no folder of a machine."""
+    here = Path.cwd()
+    if path.is_absolute() or not found.is_relative_to(here):
+        return found
+    return found.relative_to(here)
 
 
 def ledgers_at(path: Path) -> list[SegmentFile]:
@@ -69,7 +77,8 @@ def ledgers_at(path: Path) -> list[SegmentFile]:
         return []
     runs = segments_by_run([path], warn=_ignore) if path.is_dir() else {}
     if not runs:
-        raise DisclosureError(f"{path}: {why}, and no ledger is there")
+        told = "" if path.is_dir() else "; of a killed run name the folder of its ledgers"
+        raise DisclosureError(f"{path}: {why}, and no ledger is there{told}")
     if len(runs) > 1:
         raise DisclosureError(
             f"{path}: ledgers of {len(runs)} runs are there; name one of them, or give a run's id "

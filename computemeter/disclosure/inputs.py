@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from computemeter.commands.card import escape
+from computemeter.disclosure.card import escape
 from computemeter.disclosure.digits import (
     UNKNOWN,
     both,
@@ -23,7 +23,9 @@ from computemeter.wording import percent
 def operations(d: Disclosure) -> list[str]:
     head = ("entry", "steps", "FLOP a step", "P, parameters", "D, samples or tokens", "how")
     rows = [_counting_row(entry) for entry in d.counted if entry.operations is not None]
-    return table(head, rows)
+    lost = any(entry.thrown_away for entry in d.counted)
+    told = ["Steps are those of all launches, also what a crash threw away.", ""] if lost else []
+    return [*told, *table(head, rows)]
 
 
 def _counting_row(entry: Entry) -> tuple[str, ...]:

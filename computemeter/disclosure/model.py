@@ -24,9 +24,9 @@ from computemeter.peak_files import reason
 from computemeter.receipt import read_receipt
 from computemeter.receipt_match import receipt_of
 from computemeter.sinks import redact
+from computemeter.units import SECONDS_PER_HOUR
 
 _CATEGORIES: tuple[Category, ...] = get_args(Category)
-_SECONDS_PER_HOUR = 3600
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "run": ("path", "id", "source", "name", "category", "reason", "planned_steps"),
     "base": ("name", "flops", "receipt", "source", "error"),
@@ -274,7 +274,7 @@ def _gpu_time(table: _Table) -> tuple[Period | None, int | None]:
     devices = None if together else table.whole("devices")
     hours = table.number("device_hours" if together else "hours")
     peak, share = table.number("peak_flops", "FLOP/s above 0"), table.share("utilization")
-    seconds = hours * _SECONDS_PER_HOUR
+    seconds = hours * SECONDS_PER_HOUR
     gpu_time = flops_from_gpu_time(devices or 1, seconds, peak, share)
     period = Period(
         devices=devices,

@@ -26,15 +26,18 @@ from computemeter.ledger_runs import SegmentFile, records_from_ledgers, segments
 from computemeter.receipt import ComputeReceipt
 from computemeter.records import CATEGORIES, RunRecord
 from computemeter.segments import SegmentedRun, SegmentRecord, number, whole
+from computemeter.units import SECONDS_PER_HOUR
 
-_SECONDS_PER_HOUR = 3600
+_LEVELS_UP = 3
+"""From a Lightning checkpoint to where its ledgers lie: lightning_logs/version_0/checkpoints."""
 _EARLY = "no category is recorded, as before computemeter had any: taken as training"
 
 
 def from_receipt(receipt: ComputeReceipt, path: Path) -> Entry:
     """Take a run from its receipt, and from its ledgers what the receipt does not say.
 
-    They are looked for where the receipt lies, and in the folder `compute_ledger` there.
+    They are looked for by their names where the receipt lies, in `compute_ledger` there and in
+    `compute_ledger` of the folders above: Lightning's checkpoints lie some levels below the run's.
     """
     hours = receipt.device_hours
     entry = Entry(
@@ -53,7 +56,7 @@ def from_receipt(receipt: ComputeReceipt, path: Path) -> Entry:
         cause=receipt.cause,
         diagnosis=receipt.diagnosis,
         possible=_at_full_peak(receipt.gpu_time_flops, receipt.assumed_utilization),
-        device_seconds=None if hours is None else hours * _SECONDS_PER_HOUR,
+        device_seconds=None if hours is None else hours * SECONDS_PER_HOUR,
         steps=receipt.steps,
         counting=Counting(uncounted_ops=receipt.uncounted_ops),
         base=_base(
@@ -109,9 +112,13 @@ def _without_ledgers(entry: Entry, receipt: ComputeReceipt) -> Entry:
 
 def _ledgers_beside(receipt: ComputeReceipt, path: Path) -> list[SegmentFile]:
     """Find the run's ledgers; none where one of its segments lacks."""
-    folders = [path.parent, path.parent / FOLDER]
-    files = [file for folder in folders for file in folder.glob("*.jsonl")]
-    ours = {file for file in files if file.stem in receipt.segments}
+    above = path.absolute().parents[: _LEVELS_UP + 1]
+    files = [
+        folder / f"{segment}.jsonl"
+        for folder in (path.parent, *(each / FOLDER for each in above))
+        for segment in receipt.segments
+    ]
+    ours = {file for file in files if file.is_file()}
     if {file.stem for file in ours} != set(receipt.segments):
         return []
     try:
@@ -148,7 +155,7 @@ def from_ledgers(files: Sequence[SegmentFile]) -> Entry:
         gpu_time=record.gpu_time_flops,
         verdict=record.verdict,
         cause=record.cause,
-        diagnosis=_diagnosis(ledgers),
+        diagnosis=diagnosis_of(ledgers),
         possible=record.possible_flops,
         device_seconds=record.device_seconds,
         training_seconds=added(*(period.training_seconds for period in periods)),
@@ -191,7 +198,7 @@ def _counting(ledgers: Sequence[Ledger]) -> Counting:
         return None if killed else added(*(number(each.get(name)) for each in ended))
 
     return Counting(
-        uncounted_ops=_uncounted(measured),
+        uncounted_ops=uncounted_ops_of(ledgers),
         hardware_flops=added(
             *(whole(each.last_totals.get("hardware_flops")) for each in measured),
         ),
@@ -220,10 +227,10 @@ def _parameters(summary: Mapping[str, Any]) -> tuple[int, int | None] | None:
     return None if every is None else (every, whole(summary.get("trainable_parameters")))
 
 
-def _uncounted(ledgers: Sequence[Ledger]) -> dict[str, int] | None:
+def uncounted_ops_of(ledgers: Iterable[Ledger]) -> dict[str, int] | None:
     """Add up the calls of all launches; of one that was killed, its last metrics may say none."""
     calls: Counter[str] = Counter()
-    for ledger in ledgers:
+    for ledger in (each for each in ledgers if each.last_totals):
         ops = (ledger.summary or {}).get("uncounted_ops")
         kinds = [each.metrics.get("compute/uncounted_ops") for each in ledger.progress]
         known = [kind for kind in kinds if kind is not None]
@@ -296,11 +303,15 @@ def _notes_of(record: RunRecord) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _diagnosis(ledgers: Sequence[Ledger]) -> str:
-    """Return the last one in words: that of the run, which the segment's summary is not."""
+def diagnosis_of(ledgers: Sequence[Ledger]) -> str:
+    """Return the last one in words: that of the run, which the segment's summary is not.
+
+    A launch that was killed said it when its verdict last changed, which may be long before.
+    """
     events = (event for ledger in reversed(ledgers) for event in reversed(ledger.events))
     verdicts = (event.facts for event in events if event.name == "verdict")
-    return str(next(verdicts, {}).get("diagnosis", ""))
+    said = str(next(verdicts, {}).get("diagnosis", ""))
+    return f"as last said: {said}" if said and ledgers[-1].end is None else said
 
 
 def _label(run: str) -> str:

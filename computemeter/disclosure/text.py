@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from computemeter.commands.card import escape
 from computemeter.disclosure.budget import MARGIN, Budget, Finding, budget
+from computemeter.disclosure.card import escape
 from computemeter.disclosure.digits import (
     UNKNOWN,
     both,
@@ -25,12 +25,12 @@ from computemeter.disclosure.energy import energy_text
 from computemeter.disclosure.entries import Base, Entry, added
 from computemeter.disclosure.inputs import gpu_time, operations
 from computemeter.disclosure.totals import THRESHOLDS, Amount, Disclosure, Modification, Third
+from computemeter.units import SECONDS_PER_HOUR
 from computemeter.wording import percent
 
 GUIDELINES = "C(2025) 5045 of 18 July 2025, adopted as C(2025) 7719 in November 2025"
 DRAFT = "Draft, not legal advice."
 
-_SECONDS_PER_HOUR = 3600
 _CATEGORY = {"training": "training", "synthetic_data": "synthetic data", "excluded": "left out"}
 _WITHIN = {True: "yes", False: "no", None: "cannot be said"}
 _LOW_SHARE = 0.05
@@ -198,7 +198,8 @@ def _together(entries: Sequence[Entry]) -> tuple[str, ...]:
 
 def _judged(entry: Entry) -> list[str]:
     """Say what the meter made of it, and what it measured of the device."""
-    lines = []
+    instead = f"- {escape(entry.name)}: method 1 has no figure, method 2 stands for it in the sums"
+    lines = [instead] if entry.by_gpu_time else []
     if entry.verdict:
         cause = f" ({escape(entry.cause)})" if entry.cause not in {"", "none"} else ""
         why = f": {escape(entry.diagnosis)}" if entry.diagnosis else ""
@@ -339,7 +340,7 @@ def _time_left(d: Disclosure, amount: Amount, limit: int) -> str:
     if rate is None or amount.flops is None:
         return UNKNOWN
     left = (limit - amount.flops) * rate
-    return two_digits(left / _SECONDS_PER_HOUR) + " device-hours" if left > 0 else "none"
+    return two_digits(left / SECONDS_PER_HOUR) + " device-hours" if left > 0 else "none"
 
 
 def _left_out(d: Disclosure) -> list[str]:

@@ -35,6 +35,7 @@ ENDS_FIRST = "with an end before the start: the end is left out"
 
 _CLOCKS_DIFFER = 86_400.0
 _LONGEST_TEXT = 250
+_NAMED = 10
 _TEXTS = ("name", "user", "project", "team", "device_name", "category")
 _texts = attrgetter(*_TEXTS)
 
@@ -111,7 +112,10 @@ def collect(
         skipped=_listed(skipped),
         marked=_listed(marked),
         filtered=len(sound) - len(kept),
-        notes=(ASSUMPTION,) if any(run.estimated for run in kept) else (),
+        notes=(
+            *((ASSUMPTION,) if any(run.estimated for run in kept) else ()),
+            *nobodys(sound, user=user, project=project),
+        ),
     )
 
 
@@ -229,6 +233,23 @@ def is_wanted(
         and (project is None or run.project == project)
         and all(key in run.tags and value in {None, run.tags[key]} for key, value in tags.items())
     )
+
+
+def nobodys(runs: Sequence[RunRecord], **wanted: str | None) -> list[str]:
+    """Say which of the wanted names no run has, and which there are: a filter may be mistyped.
+
+    Args:
+        runs: all that were read.
+        wanted: the name of an attribute with its value; None where every value will do.
+    """
+    told = []
+    for attribute, value in wanted.items():
+        there = sorted({name for run in runs if (name := getattr(run, attribute))})
+        if value is not None and value not in there:
+            some = ", ".join(there[:_NAMED]) or "none with a name"
+            more = f" and {len(there) - _NAMED:,} more" if len(there) > _NAMED else ""
+            told.append(f"no run has the {attribute} {value!r}; there are {some}{more}")
+    return told
 
 
 def tag_pairs(tags: Iterable[str]) -> dict[str, str | None]:

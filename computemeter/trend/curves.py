@@ -33,11 +33,16 @@ def curves(
         records: the runs.
         sources: where these were read; the ledgers and folders of ledgers among them are used.
         chosen: names or ids of the runs; the largest with a ledger where there are none.
-        warn: takes one line for each ledger that cannot be read.
+        warn: takes one line for each ledger that cannot be read, and each chosen name of no run.
 
     Returns:
         The curves, the largest run first, and a sentence on which runs these are.
     """
+    records = list(records)
+    names = {name for run in records for name in (run.name, run.run_id)}
+    for name in chosen:
+        if name not in names:
+            warn(f"no loss against compute of {name!r}: no run on the chart has that name or id")
     files = {path.stem: path for source in sources for path in _ledgers(Path(source))}
     if not files:
         return [], _NO_LEDGER

@@ -38,7 +38,6 @@ class ReferencePoint:
         flops: training compute.
         organization: who trained it (untrusted text).
         confidence: how sure the file's makers are of the compute (untrusted text).
-        link: to its paper or announcement (untrusted text).
     """
 
     name: str
@@ -46,7 +45,6 @@ class ReferencePoint:
     flops: float
     organization: str = ""
     confidence: str = ""
-    link: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,6 @@ def _point(row: Mapping[str, str | None]) -> ReferencePoint | None:
         flops=flops,
         organization=row.get("Organization") or "",
         confidence=row.get("Confidence") or "",
-        link=row.get("Link") or "",
     )
 
 

@@ -34,7 +34,8 @@ def headline(fit: TrendFit | str) -> str:
     if isinstance(fit, str):
         return f"Too few runs for a trend: {fit}."
     if not fit.trend:
-        return f"{fit.headline.capitalize()}."
+        ends = (_factor(fit.growth_per_year_low), _factor(fit.growth_per_year_high))
+        return f"{fit.headline.capitalize()}, {ends[0]} to {ends[1]} a year."
     return (
         f"Compute per run {fit.headline}, {_factor(fit.growth_per_year)} a year,"
         f" {_factor(fit.growth_since_first)} since the first of the fitted runs."
@@ -80,7 +81,7 @@ def _factor(factor: float) -> str:
 
 
 def _theil_sen(fit: TrendFit) -> str:
-    if fit.theil_sen_slope is None:
+    if fit.theil_sen_slope is None or not fit.trend:
         return ""
     if not fit.theil_sen_slope:
         return " The Theil-Sen line is level."

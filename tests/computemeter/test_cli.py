@@ -112,7 +112,7 @@ main()
     done = run("-c", code)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "computemeter: doctor needs PyTorch, which is not installed: "
+        "computemeter: doctor needs PyTorch, which is not installed (--devices alone does not): "
         "pip install 'computemeter[torch]'\n"
     )
 

@@ -8,16 +8,19 @@ from ledgers import header, totals, write
 from markdown_it import MarkdownIt
 
 from computemeter import Meter
+from computemeter.commands.report import model_card
 from computemeter.disclosure import DisclosureError
 from computemeter.disclosure.budget import budget
+from computemeter.disclosure.digits import cells
 from computemeter.disclosure.entries import Base, Counting, Entry
 from computemeter.disclosure.find import run_at
 from computemeter.disclosure.model import read_model
 from computemeter.disclosure.plain import to_dict
 from computemeter.disclosure.text import markdown
-from computemeter.disclosure.totals import assemble
+from computemeter.disclosure.totals import Amount, assemble
 from computemeter.estimate import flops_from_gpu_time, flops_from_parameters
-from computemeter.ledger import LedgerHeader, LedgerWriter, read_ledger
+from computemeter.ledger import LedgerHeader, read_ledger
+from computemeter.ledger_writer import LedgerWriter
 from computemeter.receipt import read_receipt
 
 PF = 10**15
@@ -170,6 +173,7 @@ def test_gpu_time_stands_in_for_operations_that_are_not_known():
     found = made(entry(run_flops=None, operations=None))
     assert found.total.flops == 20 * PF
     assert budget(found).own.within is None
+    assert "- pretrain: method 1 has no figure, method 2 stands for it" in markdown(found)
 
 
 @pytest.mark.parametrize(
@@ -271,10 +275,24 @@ def test_estimated_steps_and_killed_launches_add_up():
     counting = Counting(
         uncounted_ops={}, counted_steps=8, estimated_steps=2, standard_error=0.0, killed=1
     )
-    found = made(entry(counting=counting))
+    found = made(entry(counting=counting, status="unknown"))
     assert line(found, "steps booked at a mean").share == 0.2  # 2 of 10
     assert line(found, "killed launches").share == pytest.approx(10 / 600)
     assert budget(found).known == pytest.approx(0.2 + 10 / 600)
+
+
+@pytest.mark.parametrize(
+    ("category", "status", "missing"),
+    [
+        # A launch goes on from a checkpoint with its exact total: only the last may lack 10 s.
+        ("training", "finished", 0.0),
+        ("training", "unknown", 10 / 600),
+        ("synthetic_data", "finished", 20 / 600),  # all that was run counts
+    ],
+)
+def test_what_a_killed_launch_leaves_unsaid(category, status, missing):
+    found = made(entry(category=category, status=status, counting=Counting(killed=2)))
+    assert line(found, "killed launches").share == pytest.approx(missing)
 
 
 def test_a_count_that_the_meter_doubts_is_not_within_anything():
@@ -317,6 +335,20 @@ def test_a_killed_launch_says_what_it_did_not_count_and_not_how(tmp_path):
     assert (counting.uncounted_ops, counting.estimated_steps, counting.killed) == ({}, None, 1)
 
 
+def test_what_a_killed_launch_last_said_of_its_verdict_is_old(tmp_path):
+    writer = LedgerWriter.open(tmp_path, LedgerHeader(segment="a", run="r", started=1.0))
+    with writer:
+        writer.event("verdict", 2.0, verdict="unknown", cause="short_run", diagnosis="50 steps")
+        writer.progress(900, 9.0, totals(), {})
+    assert run_at(tmp_path).diagnosis == "as last said: 50 steps"
+
+
+@pytest.mark.parametrize(("complete", "shown"), [(True, "0"), (False, "unknown")])
+def test_a_zero_that_is_not_all_known_is_unknown(complete, shown):
+    missing = () if complete else ("pretrain",)
+    assert cells(Amount(0, missing))[1] == shown
+
+
 def test_a_receipt_alone_knows_less_than_with_its_ledger(tmp_path):
     torch = pytest.importorskip("torch")
     with Meter(ledger=tmp_path, trackers=None, verbose=0) as meter:
@@ -329,6 +361,20 @@ def test_a_receipt_alone_knows_less_than_with_its_ledger(tmp_path):
         ledger.unlink()
     bare = budget(assemble("m", [run_at(path)]))
     assert (full.own.within, bare.own.within) == (True, None)
+
+
+def test_lightnings_checkpoints_lie_three_folders_below_the_ledgers(tmp_path, monkeypatch):
+    ledger = segment(tmp_path / "run/compute_ledger", "a")
+    segment(tmp_path / "compute_ledger", "other")
+    place = tmp_path / "run/lightning_logs/version_0/checkpoints"
+    place.mkdir(parents=True)
+    made = json.loads(model_card(str(ledger), as_json=True))  # the receipt of this launch
+    (place / "compute_receipt.json").write_text(json.dumps(made))
+    monkeypatch.chdir(tmp_path)
+    found = run_at("run/lightning_logs/version_0/checkpoints")
+    assert (found.origin, found.counting.counted_steps) == ("receipt", ENDED["counted_steps"])
+    # As it was asked for, not as the machine has it.
+    assert found.source == "run/lightning_logs/version_0/checkpoints/compute_receipt.json"
 
 
 def test_a_forward_only_loop_is_synthetic_data(tmp_path):

@@ -9,9 +9,10 @@ from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
 from computemeter.cli import app
-from computemeter.commands.card import card, escape
-from computemeter.ledger import LedgerHeader, LedgerWriter
+from computemeter.disclosure.card import card, escape
+from computemeter.ledger import LedgerHeader
 from computemeter.ledger_runs import records_from_ledgers
+from computemeter.ledger_writer import LedgerWriter
 from computemeter.receipt import ComputeReceipt, write_receipt
 
 VALUES = {
@@ -80,13 +81,13 @@ def rows(text):
     return dict(line.removeprefix("| ").removesuffix(" |").split(" | ", 1) for line in lines[1:])
 
 
-def write_ledger(folder, segment, *, run="r", ended=True, header=None, **totals):
+def write_ledger(folder, segment, *, run="r", ended=True, header=None, metrics=None, **totals):
     """Write a segment with one progress record."""
     facts = {"device_name": "Z9", "device_count": 2, "name": "small", **(header or {})}
     writer = LedgerWriter.open(folder, LedgerHeader(segment=segment, run=run, started=1.0, **facts))
     with writer:
         writer.event("verdict", 2.0, verdict="alarm", cause="count_suspect", diagnosis="3x apart")
-        writer.progress(10, 5.0, {**TOTALS, **totals}, {})
+        writer.progress(10, 5.0, {**TOTALS, **totals}, metrics or {})
         if ended:
             writer.end("finished", 6.0, {"precision": "bf16", "uncounted_ops": {"aten::mv": 2}})
     return writer.path
@@ -263,6 +264,11 @@ def test_a_killed_run_cannot_say_what_it_did_not_count(tmp_path):
     path = write_ledger(tmp_path, "b", ended=False)
     shown = rows(invoke(path, "--card").output)
     assert (shown["Not counted"], shown["Steps"]) == ("unknown", "20 in 2 segments")
+
+
+def test_a_killed_run_whose_last_record_says_that_all_was_counted(tmp_path):
+    path = write_ledger(tmp_path, "a", ended=False, metrics={"compute/uncounted_ops": 0})
+    assert "Not counted" not in rows(invoke(path, "--card").output)
 
 
 def test_a_receipt_wins_over_ledgers(tmp_path):

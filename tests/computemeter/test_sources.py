@@ -138,6 +138,7 @@ def test_what_is_no_source_is_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("hello\n")
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "agents.db").write_bytes(b"SQLite format 3\0 and so on")
     (tmp_path / "newer.jsonl").write_text(
         '{"kind":"header","schema":99,"segment":"s","run":"r","started":0}\n'
     )
@@ -145,6 +146,7 @@ def test_what_is_no_source_is_one_line(tmp_path):
         tmp_path / "missing": "there is no such file or folder",
         tmp_path / "notes.txt": "not a ledger",
         tmp_path / "broken.json": "cut short",
+        tmp_path / "agents.db": "a database, to be given as sqlite:///",
         tmp_path / "empty": "neither a ledger",
         tmp_path / "newer.jsonl": "schema 99",
         "ftp://ann:s3cret@host/x": "no tracker that is known here",

@@ -8,8 +8,8 @@ from browser import Visit, chromium
 from trend_runs import DAY, NOW, START, generated, run
 
 from computemeter.commands.trend import Wishes, trend
+from computemeter.csv_files import write_csv
 from computemeter.loss_curve import LossCurve
-from computemeter.trend.csv_files import write_csv
 from computemeter.trend.fit import TooFewDatesError, fit_trend
 from computemeter.trend.page import page
 from computemeter.trend.page_data import Trend, fit_points, place
@@ -119,8 +119,8 @@ def test_hover_tells_all_facts(visit):
     # 989e12 FLOP/s x 8 x 3600 s x 0.4 = 1.139e19 FLOP; / 8.64e19 = 0.1319 pfs-days;
     # 28,800 device seconds are 8 device-hours.
     for fact in ("alone", "11.4 EFLOP = 0.132 pfs-days", "0.825", "agree", "40 %", "ada", "vision",
-                 "2025-01-01 00:00 UTC", "8 x NVIDIA H100 80GB HBM3", "failed", "1,000 in 3 launch",
-                 "sqlite:///mlflow.db"):  # fmt: skip
+                 "2025-01-01 00:00 UTC", "60 min", "8 x NVIDIA H100 80GB HBM3", "failed",
+                 "1,000 in 3 launch", "sqlite:///mlflow.db"):  # fmt: skip
         assert fact in text
     assert "8" in text.splitlines()[text.splitlines().index("device-hours") + 1]
 
@@ -342,6 +342,9 @@ def test_a_phone_shows_all_of_it_without_sideways_scrolling(visit):
     assert opened.page.evaluate("document.documentElement.scrollWidth") == 360
     opened.page.touchscreen.tap(*opened.dot())
     opened.page.wait_for_selector("#picked", state="visible")
+    box = opened.page.locator("#picked").bounding_box()
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= 741  # in sight, to a fraction of a pixel
 
 
 def test_in_print_the_chart_fits_the_paper_and_buttons_are_gone(visit):

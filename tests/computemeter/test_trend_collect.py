@@ -8,6 +8,7 @@ import pytest
 from ledgers import header, totals, write
 from team_runs import JULY, run, segmented
 
+from computemeter.csv_files import read_csv, write_csv
 from computemeter.sources import SourceError
 from computemeter.trend import collect as collecting
 from computemeter.trend.collect import (
@@ -18,7 +19,6 @@ from computemeter.trend.collect import (
     collect,
     parse_since,
 )
-from computemeter.trend.csv_files import read_csv, write_csv
 from computemeter.trend.estimated import (
     NO_DEVICE,
     NO_TIME,

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from computemeter.cli import app
 from computemeter.commands import CommandError
 from computemeter.commands.trend import Wishes, trend
-from computemeter.ledger import LedgerWriter
+from computemeter.ledger_writer import LedgerWriter
 
 START, MONTH = 1_735_689_600.0, 30.4375 * 86_400  # 2025-01-01
 
@@ -70,7 +70,9 @@ def test_filters_are_passed_on(ledgers):
     assert any("7 runs left out as asked for" in note for note in report["notes"])
     later = json.loads(asked([ledgers], as_json=True, since="2025-06-15"))
     assert later["runs"] == 4  # those that started in July, August, September, October
-    assert json.loads(asked([ledgers], as_json=True, user="nobody"))["runs"] == 0
+    nobody = json.loads(asked([ledgers], as_json=True, project="P0"))
+    assert nobody["runs"] == 0
+    assert "no run has the project 'P0'; there are p0, p1, p2, p3" in nobody["notes"]
 
 
 def test_the_largest_of_each_month_is_fitted_by_default(ledgers):
@@ -91,7 +93,11 @@ def test_loss_curves_come_from_the_ledgers(ledgers, tmp_path):
     drawn, note = curves(found, [str(ledgers)])
     assert [(curve.name, curve.loss) for curve in drawn] == [("with loss", (3.0, 2.0, 1.0))]
     assert "1 largest run" in note
-    assert curves(found, [str(ledgers)], chosen=["net 3"])[0] == []
+    said = []
+    drawn, _ = curves(found, [str(ledgers)], chosen=["net 3", "net 33"], warn=said.append)
+    assert drawn == []
+    assert len(said) == 1
+    assert "'net 33': no run on the chart has that name or id" in said[0]
     assert curves(found, ["sqlite:///x.db"])[0] == []
     assert "None is drawn" in curves(found, ["sqlite:///x.db"])[1]
 

@@ -142,8 +142,14 @@ def test_the_words_say_what_was_fitted():
 def test_no_trend_is_no_doubling_time():
     flat = [run(f"{at}", spent_flops=10 ** (17 + at % 2), started=START + DAY * at,
                 project=None) for at in range(40)]  # fmt: skip
-    said = headline(trend_of(flat).fit)
-    assert said == "No trend: the 95 % interval of the slope includes 0."
+    fit = trend_of(flat).fit
+    said = headline(fit)
+    assert said.startswith("No trend: the 95 % interval of the slope includes 0, ")
+    assert fit.growth_per_year_low < 1 < fit.growth_per_year_high
+    low, high = said.rstrip(".").removesuffix(" a year").rsplit(", ")[-1].split(" to ")
+    assert float(low.rstrip("x")) == pytest.approx(fit.growth_per_year_low, rel=0.05)
+    assert high.endswith("x")
+    assert "doubles" not in " ".join(details(fit, "all", include_estimated=False))
     assert headline("the runs lie on 2 days").startswith("Too few runs for a trend")
 
 

@@ -488,6 +488,8 @@ function Chart(data) {
       if (!what) return;
       picked.hidden = false;
       fill(picked, what, true);
+      // On a phone it lies below all that the legend holds.
+      if (touch.matches) picked.scrollIntoView({ block: "nearest" });
       if (what.url && !touch.matches) window.open(what.url, "_blank", "noopener,noreferrer");
     });
     // A zoom moves the left axis; the right one says the same in petaflop/s-days.

@@ -37,6 +37,11 @@ const known = (value) => value !== null && value !== undefined;
 const compute = (flops) =>
   known(flops) ? `${withPrefix(flops, "FLOP")} = ${pfsDays(flops)} pfs-days` : UNKNOWN;
 const share = (value) => (known(value) ? `${threeDigits(100 * value)} %` : UNKNOWN);
+const lasted = (seconds) => {
+  if (!known(seconds)) return UNKNOWN;
+  if (seconds < 120) return `${threeDigits(seconds)} s`;
+  return seconds < 7200 ? `${threeDigits(seconds / 60)} min` : `${hours(seconds)} h`;
+};
 const hours = (seconds) => (known(seconds) ? threeDigits(seconds / 3600) : UNKNOWN);
 const whole = (value) => (known(value) ? value.toLocaleString("en") : UNKNOWN);
 
@@ -93,7 +98,7 @@ function factsOf(runs, run) {
     ["project", text("project")],
     ["team", text("team")],
     ["started", `${day(1000 * runs.started[run]).slice(0, 16)} UTC`],
-    ["start to end", known(seconds) ? `${hours(seconds)} h` : UNKNOWN],
+    ["start to end", lasted(seconds)],
     ["device", count + text("device")],
     ["device-hours", hours(runs.deviceSeconds[run])],
     ["steps", `${whole(runs.steps[run])} in ${whole(runs.segments[run])} ${runs.segments[run] === 1 ? "launch" : "launches"}`],
