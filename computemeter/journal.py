@@ -13,11 +13,12 @@ from typing import Any
 from computemeter.ending import close_together, figures_and_receipt, undelivered
 from computemeter.failures import Failures
 from computemeter.history import earlier_segments, totals_of
-from computemeter.ledger import FOLDER, LedgerHeader, LedgerWriter, new_segment_id
+from computemeter.ledger import FOLDER, LedgerHeader
 from computemeter.ledger_runs import SegmentFile
+from computemeter.ledger_writer import LedgerWriter, new_segment_id
 from computemeter.peak_files import reason
 from computemeter.records import Judgement, SegmentTotals, Snapshot, Summary
-from computemeter.results import Reading
+from computemeter.run_reading import Reading
 from computemeter.run_tags import header_tags, segment_tag
 from computemeter.sinks import RunContext, Sink, attach_all
 
@@ -186,7 +187,8 @@ class Journal:
             if now not in {None, before}:
                 self._failures.warn(
                     f"this goes on from {name} run {before}, and is logged to run {now}: to "
-                    "continue that one, give its id to the logger"
+                    f"continue that one, open it by its id; computemeter.interrupted_run({name!r}) "
+                    "finds that of a launch that did not finish"
                 )
 
     def _told_again(self) -> dict[str, SegmentTotals]:

@@ -275,7 +275,7 @@ def _waiting(case: _Case) -> _Finding | None:
             "logging, callbacks)"
         )
     return "input_bound", (
-        f"the methods differ {case.apart}: the count is complete, {where}"
+        f"the methods differ {case.apart}: every operator has a formula, {where}"
         f"{_within_steps(case.implied, 1 - idle)}"
     )
 
@@ -285,14 +285,14 @@ def _mostly_compiling(case: _Case) -> _Finding | None:
     if share is None or share < _COMPILING_FROM:
         return None
     return "short_run", (
-        f"the methods differ {case.apart}: the count is complete, {percent(share)} of the "
+        f"the methods differ {case.apart}: every operator has a formula, {percent(share)} of the "
         "training time was spent compiling, which a longer run would not notice"
     )
 
 
 def _low_utilization(case: _Case) -> _Finding:
     return "low_utilization", (
-        f"the methods differ {case.apart}: the count is complete, this run uses "
+        f"the methods differ {case.apart}: every operator has a formula, this run uses "
         f"{percent(case.implied)} of peak where {percent(case.evidence.assumed_utilization)} is "
         f"assumed{_why_low(case.evidence)}"
     )

@@ -128,6 +128,8 @@ def _operations(summary: Summary) -> str:
 
 
 def _gpu_time(summary: Summary) -> str:
+    if summary.steps == 0:
+        return "unknown"
     if summary.peak_flops is None:
         return f"unknown ({summary.device_count} x {summary.device_name})"
     factors = (

@@ -9,6 +9,11 @@ from computemeter.reconcile import is_loud
 from computemeter.records import Judgement
 
 _LOG = logging.getLogger("computemeter")
+_REMEDY = {
+    "count_suspect": "; computemeter.register_formula gives an operator of PyTorch its formula, "
+    "meter.add_flops adds FLOPs of any kernel"
+}
+"""What to do, where the diagnosis alone does not say it."""
 
 
 class Telling:
@@ -40,4 +45,5 @@ class Telling:
         if state not in self._told:
             self._told.add(state)
             level = logging.WARNING if loud else logging.INFO
-            _LOG.log(level, "computemeter: %s: %s", judgement.cause, judgement.diagnosis)
+            remedy = _REMEDY.get(judgement.cause, "")
+            _LOG.log(level, "computemeter: %s: %s%s", judgement.cause, judgement.diagnosis, remedy)

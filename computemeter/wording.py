@@ -90,7 +90,7 @@ def clock_time(at: float, *, now: float) -> str:
 def projected(projection: Projection) -> str:
     """Write what was projected, and once the run has ended what became of it."""
     sentence = _both(projection.run_flops, projection.seconds)
-    sentence += f", said at step {projection.step:,}"
+    sentence += f" of wall time, said at step {projection.step:,}"
     if projection.rounds_missing:
         sentence += " before validation or checkpoints were seen"
     if projection.real_seconds is None:

@@ -3,8 +3,14 @@
 try:
     import keras as _keras  # noqa: F401
 except ModuleNotFoundError as error:
+    if error.name in {"jax", "tensorflow", "torch"}:
+        raise ModuleNotFoundError(
+            f"Keras is set to run on {error.name}, which is not installed: pip install "
+            f"{error.name}, or set KERAS_BACKEND to jax, tensorflow or torch, whichever is there",
+            name=error.name,
+        ) from None
     if error.name != "keras":
-        raise  # Keras is there, and its backend is not: that message is Keras's
+        raise
     raise ModuleNotFoundError(
         "ComputeMeter needs Keras 3 and one of its backends: pip install 'computemeter[keras]'"
     ) from None

@@ -17,7 +17,7 @@ import keras
 from computemeter.carried import Carried
 from computemeter.failures import Failures, guarded
 from computemeter.journal import Place
-from computemeter.meter import Meter
+from computemeter.meter import Meter, next_meter
 from computemeter.options import Options, OptionValues, check_count
 from computemeter.ranks import torch_ranks
 from computemeter.records import Snapshot, Summary
@@ -78,8 +78,7 @@ class ComputeMeter(keras.callbacks.Callback):
             raise ValueError(f"log_to_history={log_to_history!r}: accepted are True and False")
         self._log_to_history = log_to_history
         # Each fit has a meter of its own: what is read from outside is read once, now.
-        read = {name: getattr(checked, name) for name in ("base_model", "peak_flops", "trackers")}
-        self._options: Any = {**options, **{name: read[name] for name in read if name in options}}
+        self._options: Any = checked.again(options)
         self.failures = Failures()
         self._meter = Meter(**self._options)
         self._fit: Fit | None = None
@@ -100,6 +99,17 @@ class ComputeMeter(keras.callbacks.Callback):
         """Return the model FLOPs of the last counted step by module; of PyTorch's backend only."""
         return self._meter.breakdown()
 
+    def add_flops(self, flops: int) -> None:
+        """Add to the fit that runs what the meter cannot see, such as a kernel of your own.
+
+        Args:
+            flops: of the whole run, all processes; counted as model and hardware FLOPs.
+
+        Raises:
+            ValueError: `flops` is no whole number, or negative.
+        """
+        self._meter.add_flops(flops)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the run's totals, for a checkpoint of your own."""
         return self._state()
@@ -116,9 +126,11 @@ class ComputeMeter(keras.callbacks.Callback):
     def training(self, model: Any) -> Iterator[None]:
         """Meter a loop over `model.train_on_batch`.
 
-        with meter.training(model):
-            for x, y in batches:
-                model.train_on_batch(x, y)
+            with meter.training(model):
+                for x, y in batches:
+                    model.train_on_batch(x, y)
+
+        The end of the block is the end of the training, as that of a `fit` is.
         """
         if self._meter.off:
             yield
@@ -154,13 +166,7 @@ class ComputeMeter(keras.callbacks.Callback):
         self._epoch = self._epoch if same else 0
         self._restored, self._snapshot, self._logs = None, None, None
         self._trained = ref(model)
-        told = self._meter.telling
-        self._meter = Meter(**self._options)
-        self._meter.failures = self.failures
-        if same:
-            self._meter.telling = told
-        # Until the model is wrapped nothing is measured, and a zero would say that it was.
-        self._meter.metering = False
+        self._meter = next_meter(self._meter, self._options, self.failures, same=same)
         try:
             self._begin(model, callbacks, carried)
         except Exception:

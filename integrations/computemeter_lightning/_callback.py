@@ -13,7 +13,7 @@ from computemeter.carried import Carried
 from computemeter.counters.torch_counter import TorchCounter
 from computemeter.failures import Failures, guarded
 from computemeter.journal import Place
-from computemeter.meter import Meter
+from computemeter.meter import Meter, next_meter
 from computemeter.options import Options, OptionValues
 from computemeter.patches import Patches, before
 from computemeter.ranks import torch_ranks
@@ -79,8 +79,7 @@ class ComputeMeter(Callback):
             raise TypeError(f"loss_key={loss_key!r}: accepted is a text, or None")
         self.failures = Failures()
         # Each fit has a meter of its own: what is read from outside is read once, now.
-        read = {name: getattr(checked, name) for name in ("base_model", "peak_flops", "trackers")}
-        self._options: Any = {**options, **{name: read[name] for name in read if name in options}}
+        self._options: Any = checked.again(options)
         self._loss_key = loss_key
         self._meter = Meter(**self._options)
         self._patches = Patches()
@@ -98,6 +97,17 @@ class ComputeMeter(Callback):
         """Return the model FLOPs of the last counted step by module, largest first."""
         return self._meter.breakdown()
 
+    def add_flops(self, flops: int) -> None:
+        """Add to the fit that runs what the meter cannot see, such as a kernel of your own.
+
+        Args:
+            flops: of the whole run, all processes; counted as model and hardware FLOPs.
+
+        Raises:
+            ValueError: `flops` is no whole number, or negative.
+        """
+        self._meter.add_flops(flops)
+
     @property
     def state_key(self) -> str:
         """The name of its state in a checkpoint, also of a class derived from this one."""
@@ -114,13 +124,7 @@ class ComputeMeter(Callback):
         carried = self._carried_into(pl_module, same=same)
         self._restored, self._step, self._trainer = None, None, ref(trainer)
         self._trained = ref(pl_module)
-        told = self._meter.telling
-        self._meter = Meter(**self._options)
-        self._meter.failures = self.failures
-        if same:
-            self._meter.telling = told
-        # Until the Trainer is wrapped nothing is measured, and a zero would say that it was.
-        self._meter.metering = False
+        self._meter = next_meter(self._meter, self._options, self.failures, same=same)
         self._meter.attach(
             TorchCounter(pl_module, trainer.strategy.root_device, warn=self.failures.warn),
             _place(trainer),
@@ -156,8 +160,11 @@ class ComputeMeter(Callback):
 
     @guarded
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """End the segment of a fit that was cut short."""
-        self._end("interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+        """End the segment of a fit that was cut short; after a Ctrl-C with its table."""
+        stopped = isinstance(exception, KeyboardInterrupt)
+        self._end("interrupted" if stopped else "failed")
+        if stopped:  # Lightning leaves the process: no line after the fit is reached
+            self._meter.print_summary()
 
     @guarded
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:

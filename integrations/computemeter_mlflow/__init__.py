@@ -46,8 +46,9 @@ class MLflowSink:
     Sending a batch again stores it once: MLflow drops a value whose key, timestamp, step and value
     it has.
 
-    >>> sink = MLflowSink(tracking_uri="http://host:5000", run_id="0a1b")  # doctest: +SKIP
-    >>> meter = Meter(trackers=[sink])  # doctest: +SKIP
+    Examples:
+        >>> sink = MLflowSink(tracking_uri="http://host:5000", run_id="0a1b")  # doctest: +SKIP
+        >>> meter = Meter(trackers=[sink])  # doctest: +SKIP
 
     Attributes:
         destination: the server or database, without credentials.

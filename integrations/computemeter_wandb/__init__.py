@@ -104,11 +104,6 @@ class WandbSink:
             self._send, warn=self._warn, label="W&B", interval=interval
         )
 
-    @property
-    def summary_only(self) -> int:
-        """Logging steps that no row took: their values were delivered to the summary alone."""
-        return self._passenger.left_behind
-
     def log(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
         """Queue values for one step; NaN and the infinities are left out."""
         values = finite(metrics)

@@ -30,13 +30,9 @@ class Passenger:
     Args:
         run: an open `wandb.Run`.
         axis: what a row that is to take them has in it; None for any row.
-
-    Attributes:
-        left_behind: how many values no row took.
     """
 
     def __init__(self, run: Any, *, axis: str | None = None) -> None:
-        self.left_behind = 0
         self._run, self._axis = run, axis
         # Nobody may log rows with the axis: any row is better than none.
         self._choosy = axis is not None
@@ -51,13 +47,11 @@ class Passenger:
             with suppress(AttributeError, TypeError):  # a W&B that does it in another way
                 self._patches.wrap(self._run, _EVERY_ROW, self._with_passenger)
         if self._waiting:
-            self.left_behind += 1
             self._choosy = False
         self._waiting.append(values)
 
     def leave(self) -> None:
         """Go nowhere any more; the run is as it was."""
-        self.left_behind += len(self._waiting)
         if self._patches is not None:
             self._patches.remove()
             self._patches = None

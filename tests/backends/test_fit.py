@@ -510,6 +510,16 @@ def test_a_loop_over_train_on_batch(shared):
         assert_as_found(shared, train_function)
 
 
+def test_flops_that_the_user_adds(shared):
+    watching = meter()
+    with watching.training(shared):
+        shared.train_on_batch(X, Y)
+        watching.add_flops(1000)
+    assert watching.summary().model_flops == ROWS * PER_EXAMPLE + 1000
+    with pytest.raises(ValueError, match="flops=-1"):
+        watching.add_flops(-1)
+
+
 # Exceptions. --------------------------------------------------------------------------------
 
 

@@ -278,9 +278,9 @@ ENDED = replace(
 
 
 def test_projected_against_real():
-    assert projected(PROJECTION) == "330 GFLOP in 1 min 30 s, said at step 20"
+    assert projected(PROJECTION) == "330 GFLOP in 1 min 30 s of wall time, said at step 20"
     assert projected(ENDED) == (
-        "330 GFLOP in 1 min 30 s, said at step 20; "
+        "330 GFLOP in 1 min 30 s of wall time, said at step 20; "
         "it became 300 GFLOP (off by +10.0 %) in 1 min 40 s (off by -10.0 %)"
     )
     unseen = projected(replace(ENDED, rounds_missing=True))

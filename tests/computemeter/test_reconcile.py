@@ -231,8 +231,9 @@ def test_a_device_that_waits_is_input_bound():
     judgement = judged(model_flops=10**13, busy_seconds=39.0)
     assert (judgement.verdict, judgement.cause) == ("alarm", "input_bound")
     assert judgement.diagnosis == (
-        "the methods differ 3.30x: the count is complete, 61 % of the training time was spent "
-        "outside the steps (data loading, logging, callbacks); within them it uses 26 % of peak"
+        "the methods differ 3.30x: every operator has a formula, 61 % of the training time was "
+        "spent outside the steps (data loading, logging, callbacks); within them it uses 26 % "
+        "of peak"
     )
     assert not is_loud(judgement)
 
@@ -255,8 +256,8 @@ def test_low_utilization_is_one_quiet_line():
     judgement = judged(model_flops=2 * 10**12)
     assert (judgement.verdict, judgement.cause) == ("alarm", "low_utilization")
     assert judgement.diagnosis == (
-        "the methods differ 16x: the count is complete, this run uses 2.0 % of peak where 33 % is "
-        "assumed, as small or memory-bound models do"
+        "the methods differ 16x: every operator has a formula, this run uses 2.0 % of peak where "
+        "33 % is assumed, as small or memory-bound models do"
     )
     assert not is_loud(judgement)
 
@@ -270,8 +271,8 @@ def test_a_processor_at_three_percent_reads_as_quietly_true():
         device_kind="cpu",
     )
     assert judgement.diagnosis == (
-        "the methods differ 5.67x: the count is complete, this run uses 3.0 % of peak where 17 % "
-        "is assumed, as small or memory-bound models do"
+        "the methods differ 5.67x: every operator has a formula, this run uses 3.0 % of peak where "
+        "17 % is assumed, as small or memory-bound models do"
     )
     assert not is_loud(judgement)
 
@@ -462,8 +463,8 @@ def test_time_lost_to_the_data_loader_is_named_by_itself():
     judgement = judged(model_flops=10**13, busy_seconds=39.0, stall_seconds=55.0)
     assert judgement.cause == "input_bound"
     assert judgement.diagnosis == (
-        "the methods differ 3.30x: the count is complete, 55 % of the training time was spent "
-        "waiting for data; within them it uses 26 % of peak"
+        "the methods differ 3.30x: every operator has a formula, 55 % of the training time was "
+        "spent waiting for data; within them it uses 26 % of peak"
     )
 
 
@@ -492,8 +493,8 @@ def test_a_run_that_mostly_compiles_is_a_short_one(seconds, cause):
 
 def test_compiling_is_said_with_its_share():
     assert judged(model_flops=10**13, compile_seconds=40.0).diagnosis == (
-        "the methods differ 3.30x: the count is complete, 40 % of the training time was spent "
-        "compiling, which a longer run would not notice"
+        "the methods differ 3.30x: every operator has a formula, 40 % of the training time was "
+        "spent compiling, which a longer run would not notice"
     )
 
 

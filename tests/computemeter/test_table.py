@@ -123,7 +123,7 @@ def test_flops_come_first():
 def test_what_is_not_known_says_so_and_is_no_zero():
     shown = rows(UNKNOWN)
     assert shown["operations (method 1)"] == "unknown"
-    assert shown["GPU time (method 2)"] == "unknown (1 x unknown)"
+    assert shown["GPU time (method 2)"] == "unknown"
     assert shown["verdict"] == "unknown (short_run)"
     assert shown["mostly"] == "nothing was counted"
     assert "None" not in render(UNKNOWN)

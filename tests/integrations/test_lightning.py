@@ -296,20 +296,39 @@ def test_an_exception_in_training_reaches_the_user_and_leaves_nothing(small):
     assert read_ledger(file).last_totals["model_flops"] == 3 * BATCH * FLOPS_PER_EXAMPLE
 
 
-def test_ctrl_c(small):
+def test_ctrl_c(small, capsys):
     class Stopped(small.Module):
         def training_step(self, batch, batch_idx):
             if batch_idx == 2:
                 raise KeyboardInterrupt
             return super().training_step(batch, batch_idx)
 
-    callback = meter(ledger=str(small.folder / "ledger"))
+    callback = meter(ledger=str(small.folder / "ledger"), verbose=1)
     trainer = small.trainer(callback)
     with pytest.raises(SystemExit):
         trainer.fit(Stopped(), small.data(6 * BATCH))
     assert_nothing_left(trainer)
     (file,) = (small.folder / "ledger").glob("*.jsonl")
     assert read_ledger(file).status == "interrupted"
+    # Lightning leaves the process here: no line of the user's could print it any more.
+    assert "│ 2: " in capsys.readouterr().out.partition("│ steps ")[2].partition("\n")[0]
+
+
+def test_flops_that_the_user_adds_are_the_fits(small):
+    class Kernel(small.Module):
+        def training_step(self, batch, batch_idx):
+            callback.add_flops(1000)
+            return super().training_step(batch, batch_idx)
+
+    callback = meter()
+    trainer = fit(small, callback, examples=2 * BATCH, module=Kernel())
+    counted = 2 * BATCH * FLOPS_PER_EXAMPLE
+    assert callback.summary().model_flops == counted + 2 * 1000
+    fit(small, callback, examples=2 * BATCH)
+    assert callback.summary().model_flops == counted
+    with pytest.raises(ValueError, match="flops=-1"):
+        callback.add_flops(-1)
+    assert_nothing_left(trainer)
 
 
 def test_a_second_fit_of_the_same_trainer_goes_on_with_the_run(small):
@@ -537,9 +556,9 @@ def test_what_the_callback_wraps_still_exists(small):
         "computemeter.meter.Meter.take_back",
         "computemeter.meter.Meter.print_summary",
         "computemeter.meter.Meter._read",
-        "computemeter.meter.Journal",
-        "computemeter.meter.take_snapshot",
-        "computemeter.meter.examples",
+        "computemeter.run_meter.Journal",
+        "computemeter.run_meter.take_snapshot",
+        "computemeter.step_meter.examples",
         "computemeter.book.StepBook.add",
         "computemeter.book.StepBook.wants_count",
         "computemeter.counters.torch_counter._plain_signature",
