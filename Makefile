@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
-.PHONY: help demo test slow lint types format bench clean
+.PHONY: help demo test slow lint types format dist bench docs clean
 
 help:
 	@echo "make demo    train a small net on real digits, metered, into MLflow; draw its trend"
 	@echo "make test    the default test suite"
 	@echo "make slow    the tests that take long"
 	@echo "make lint types format"
+	@echo "make dist    sdist and wheel, checked, in dist/"
+	@echo "make docs    the documentation, into site/index.html"
 	@echo "make bench   the benchmarks; their results go into benchmarks/results"
 
 demo: .venv/demo.stamp
@@ -50,8 +52,19 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Afresh: twine takes whatever it finds there.
+dist: .venv/dev.stamp
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/overhead.py
+
+# Material's notice is known: it is maintained until May 2027, and its makers' successor is Zensical.
+docs: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html can be opened as it is"
 
 clean:
 	rm -rf .venv
@@ -70,4 +83,8 @@ clean:
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) torch
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+.venv/docs.stamp: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[docs]'
 	@touch $@
