@@ -67,7 +67,13 @@ class Sink(Protocol):
     run_id: str
 
     def log(self, metrics: Mapping[str, float], *, step: int, time: float) -> None:
-        """Queue values for one step; `time` in seconds since the epoch."""
+        """Queue values for one step.
+
+        Args:
+            metrics: values by name; a tracker that takes no NaN wants `finite` of them.
+            step: the tracker's step.
+            time: seconds since the epoch; the same in every record of the step.
+        """
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Queue facts about the run; keys without the `computemeter.` prefix."""

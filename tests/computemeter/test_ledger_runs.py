@@ -8,6 +8,7 @@ from ledgers import header, totals, write
 
 from computemeter.ledger import SCHEMA, LedgerError
 from computemeter.ledger_runs import records_from_ledgers
+from computemeter.records import SegmentTotals
 
 
 def test_segments_add_up_to_a_run(tmp_path):
@@ -173,3 +174,10 @@ def test_a_ledger_cut_off_in_its_last_line_is_read_up_to_there(tmp_path):
     path = write(tmp_path, header(), totals(model_flops=3), totals(model_flops=5))
     path.write_bytes(path.read_bytes()[:-10])
     assert records_from_ledgers([tmp_path])[0].spent_flops == 3
+
+
+def test_totals_of_another_version_are_read_for_what_is_known():
+    totals = SegmentTotals.from_mapping({"model_flops": 12, "of_a_later_version": 1})
+    assert totals == SegmentTotals(model_flops=12)
+    with pytest.raises(TypeError, match="a segment's steps cannot be '3'"):
+        SegmentTotals.from_mapping({"steps": "3"})

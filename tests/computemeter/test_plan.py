@@ -92,6 +92,7 @@ def test_a_language_model_s_batch_is_in_tokens():
     assert told.flops == 6 * 3_800_000_000 * 3_300_000_000_000
     assert told.rows[0].iterations == 825_000  # 3.3e12 / 4e6
     assert not told.rows[0].past_limit  # reported of images
+    assert told.in_tokens
     assert "batch, tokens" in str(told)
 
 

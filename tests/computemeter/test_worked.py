@@ -248,6 +248,17 @@ def test_every_example_of_the_appendix_is_reproduced():
     assert len(found) == 17
 
 
+def test_the_product_so_far_is_told_where_it_has_a_name():
+    method = by_operations(10, examples=1000, epochs=2)
+    named = [(each.value, each.gives) for each in method.factors]
+    assert named[:2] == [(10, ""), (2, "FLOP per example, forward")]
+    assert [line.partition(" = ")[2] for line in method.steps()][:3] == [
+        "",
+        "20 FLOP per example, forward",  # 10 x 2
+        "60 FLOP per example, trained",  # x 3 passes
+    ]
+
+
 def test_the_factors_shown_multiply_to_the_total():
     for each in appendix_again():
         for printed in filter(None, (each.operations, each.gpu_time)):
