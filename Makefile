@@ -12,7 +12,7 @@ help:
 	@echo "make lint types format"
 	@echo "make dist    sdist and wheel, checked, in dist/"
 	@echo "make docs    the documentation, into site/index.html"
-	@echo "make bench   the benchmarks; their results go into benchmarks/results"
+	@echo "make bench   all benchmarks in turn, into benchmarks/results; says what each took"
 
 demo: .venv/demo.stamp
 	$(BIN)/python examples/lightning_digits.py
@@ -58,8 +58,17 @@ dist: .venv/dev.stamp
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
+# One after the other: two at once would measure each other. `make bench BENCHES=eta` runs one.
+BENCHES := overhead keras_overhead comparison outage eta trend forecast counters keras_profilers \
+	gpu_check
+
 bench: .venv/dev.stamp
-	$(BIN)/python benchmarks/overhead.py
+	@echo "One after the other, 20 minutes for forecast alone; the machine should be otherwise idle."
+	@set -e; for each in $(BENCHES); do \
+		began=$$(date +%s); \
+		$(BIN)/python benchmarks/$$each.py; \
+		echo "$$each took $$(($$(date +%s) - began)) s"; \
+	done
 
 # Material's notice is known: it is maintained until May 2027, and its makers' successor is Zensical.
 docs: .venv/docs.stamp

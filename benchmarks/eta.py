@@ -11,25 +11,24 @@ forecast is time left as forecast / time left as it became - 1, and that of the 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+# As a script, Python looks for modules beside this file only.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.measuring import report as reports
+from benchmarks.measuring.machine import load, processor, software
+from benchmarks.measuring.running import counted_off
 from computemeter.ledger import Ledger, read_ledger
 from computemeter.units import pfs_days
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = Path(__file__).parent / "results"
-LOAD_BEFORE = os.getloadavg()[0]  # of the machine, in the minute before: it should be near 0
 SHARES = (0.1, 0.25, 0.5, 0.75)
 AIM = 0.15
 EPOCHS, QUICK_EPOCHS = 60, 10
@@ -121,18 +120,9 @@ def _at(when: str, point: Point) -> Point:
     return Point(**{**asdict(point), "when": when})
 
 
-def environment() -> dict[str, str | int]:
+def environment() -> reports.Facts:
     """Describe the machine and the versions."""
-    from computemeter.cpu import cpu_device
-
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "python": platform.python_version(),
-        **{each: version(each) for each in ("computemeter", "lightning", "mlflow", "torch")},
-        "cpu": cpu_device().name,
-        "cores": os.cpu_count() or 0,
-        "load before": f"{LOAD_BEFORE:.1f}",
-    }
+    return {**software("computemeter", "lightning", "mlflow", "torch"), **processor(), **load()}
 
 
 _READING = """\
@@ -144,33 +134,41 @@ validation has been seen, which the line printed there says. Aim: at 10 % of the
 """
 
 
-def as_markdown(facts: dict[str, str | int], runs: Sequence[Run]) -> str:
+def as_markdown(facts: reports.Facts, runs: Sequence[Run]) -> str:
     """Write the report."""
-    said = ", ".join(f"{name} {value}" for name, value in facts.items())
-    lines = ["# How far the time left is off", "", f"Written by `benchmarks/eta.py`: {said}.", ""]
     aimed = _worst([run.points[1].seconds_error for run in runs])
     verdict = "met" if abs(aimed) <= AIM else "missed"
     steps = runs[0].steps
-    lines.append(
-        _READING.format(runs=len(runs), steps=steps, aim=AIM, verdict=verdict, worst=aimed)
+    return "\n".join(
+        [
+            "# How far the time left is off\n",
+            reports.written_by("eta", facts),
+            _READING.format(runs=len(runs), steps=steps, aim=AIM, verdict=verdict, worst=aimed),
+            _moments_table(runs),
+            _runs_table(runs),
+        ]
     )
-    lines += ["| at | error of the time left, median | worst | of the compute, worst |"]
-    lines += ["| --- | ---: | ---: | ---: |"]
+
+
+def _moments_table(runs: Sequence[Run]) -> str:
+    rows = []
     for moment in zip(*(run.points for run in runs), strict=True):
         errors = [point.seconds_error for point in moment]
         compute = _worst([point.compute_error for point in moment])
-        lines.append(
-            f"| {moment[0].when} (step {moment[0].step}) | {median(errors):+.1%} "
-            f"| {_worst(errors):+.1%} | {compute:+.1%} |"
-        )
-    lines += ["", "| run | seconds | left at 10 %, as forecast | as it became |"]
-    lines += ["| ---: | ---: | ---: | ---: |"]
+        when = f"{moment[0].when} (step {moment[0].step})"
+        rows.append((when, f"{median(errors):+.1%}", f"{_worst(errors):+.1%}", f"{compute:+.1%}"))
+    header = ("at", "error of the time left, median", "worst", "of the compute, worst")
+    return reports.table(header, rows)
+
+
+def _runs_table(runs: Sequence[Run]) -> str:
+    rows = []
     for number, run in enumerate(runs, 1):
         at = run.points[1]
-        lines.append(
-            f"| {number} | {run.seconds:.1f} | {at.seconds_left:.1f} | {at.real_seconds_left:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+        seconds = (run.seconds, at.seconds_left, at.real_seconds_left)
+        rows.append((str(number), *(f"{each:.1f}" for each in seconds)))
+    header = ("run", "seconds", "left at 10 %, as forecast", "as it became")
+    return reports.table(header, rows, left=())
 
 
 def _worst(errors: Sequence[float]) -> float:
@@ -186,18 +184,13 @@ def main() -> None:
     if given.runs < 1:
         parser.error("--runs must be above 0")
     count, epochs = (1, QUICK_EPOCHS) if given.quick else (given.runs, EPOCHS)
-    runs = []
-    for number in range(count):
-        print(f"run {number + 1} of {count}", file=sys.stderr, flush=True)
-        runs.append(run_demo(epochs))
+    runs = [run_demo(epochs) for _ in counted_off(count, "run")]
     facts = environment()
     markdown = as_markdown(facts, runs)
     print(markdown)
     if not given.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "eta.md").write_text(markdown, encoding="utf-8")
         plain = {"environment": facts, "runs": [asdict(run) for run in runs]}
-        (RESULTS / "eta.json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        reports.write("eta", markdown, plain)
 
 
 if __name__ == "__main__":

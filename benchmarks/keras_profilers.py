@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+# As a script, Python looks for modules beside this file only.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.measuring.running import answer_of
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "keras-profilers.md"
@@ -178,9 +182,7 @@ def _profile(graph: Any) -> dict[str, int]:
 def measure(backend: str) -> Found:
     """Count on one backend, in a fresh process."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, __file__, "--on", backend]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    found: Found = json.loads(done.stdout.splitlines()[-1])
+    found: Found = answer_of("keras_profilers", ("--on", backend), environment)
     return found
 
 

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/keras_overhead.py`."""

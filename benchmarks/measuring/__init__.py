@@ -1,0 +1,1 @@
+"""What several benchmarks share: estimates, targets, tables, the machine's facts, processes."""

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/overhead.py`; `comparison.py` uses them too."""
