@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
 
 from computemeter.activity import RunActivity
 from computemeter.carried import Carried
 from computemeter.clock import Window
+from computemeter.counters.protocol import StepCounter
 from computemeter.device_clock import DeviceClock
 from computemeter.forecast import Outlook
 from computemeter.journal import Journal, Place
@@ -56,7 +56,7 @@ class RunMeter(StepMeter):
 
     def attach(
         self,
-        counter: Any,
+        counter: StepCounter,
         place: Place,
         *,
         ranks: Ranks | None = None,

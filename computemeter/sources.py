@@ -98,11 +98,19 @@ def read(source: str, request: Request, *, warn: Warn) -> list[RunRecord]:
 def tracker_of(uri: str) -> str | None:
     """Name the tracker that a URI belongs to; None for what is no URI of a tracker.
 
+    A scheme that is not listed here is the name of an entry point that another package brings.
+
     >>> tracker_of("postgresql+psycopg2://host/db"), tracker_of("runs/compute_ledger")
     ('mlflow', None)
     """
     scheme, separator, _ = uri.partition("://")
-    return _TRACKER_OF.get(scheme.partition("+")[0].lower()) if separator else None
+    name = scheme.partition("+")[0].lower()
+    return _TRACKER_OF.get(name) or _installed(name) if separator else None
+
+
+def _installed(name: str) -> str | None:
+    found = any(entry_points(group=group, name=name) for group in (SOURCES, DESTINATIONS))
+    return name if found else None
 
 
 def ask_tracker(group: str, tracker: str, uri: str, *arguments: Any, warn: Warn) -> Any:
@@ -111,16 +119,18 @@ def ask_tracker(group: str, tracker: str, uri: str, *arguments: Any, warn: Warn)
     Raises:
         SourceError: where the tracker is not installed, or whatever it raises, in one line.
     """
+    ours = tracker in _TRACKER_OF.values()
     points = entry_points(group=group, name=tracker)
     if not points:
-        raise SourceError(f"no {group} is named {tracker!r}: install computemeter anew")
+        cure = ": install computemeter anew" if ours else ""
+        raise SourceError(f"no {group} is named {tracker!r}{cure}")
     try:
         return next(iter(points)).load()(uri, *arguments, warn=warn)
     except SourceError:
         raise
     except ImportError as error:
         # Another module that lacks is the user's to install, and its error says which.
-        if (error.name or tracker).partition(".")[0] != tracker:
+        if not ours or (error.name or tracker).partition(".")[0] != tracker:
             raise SourceError(f"{redact(uri)}: {describe(error)}") from None
         command = f"pip install 'computemeter[{tracker}]'"
         raise SourceError(f"{redact(uri)}: {tracker} is not installed: {command}") from None

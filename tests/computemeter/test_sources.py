@@ -192,3 +192,19 @@ def test_whatever_a_tracker_raises_is_one_line_without_credentials(monkeypatch):
     with pytest.raises(SourceError) as refused:
         records(["https://ann:s3cret@host"])
     assert str(refused.value) == ("https://***@host: RuntimeError: bad thing at http://***@host")
+
+
+def test_another_packages_tracker_is_known_by_its_scheme(tmp_path, monkeypatch):
+    about = tmp_path / "other-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Name: other\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[computemeter.sources]\nother = their:records\n")
+    (tmp_path / "their.py").write_text(
+        "def records(source, request, *, warn):\n    warn(source)\n    return []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    told = []
+    assert records(["other://host/runs"], warn=told.append) == []
+    assert told == ["other://host/runs"]
+    with pytest.raises(SourceError, match=r"^no computemeter\.destinations is named 'other'$"):
+        sources.ask_tracker(sources.DESTINATIONS, "other", "other://host", warn=told.append)
