@@ -123,6 +123,7 @@ def test_the_figures_of_the_limits_are_those_of_the_benchmarks():
     figures = [(file, figure) for cell, file in rows for figure in re.findall(r"`([^`]+)`", cell)]
     pages = {file: (results / file).read_text("utf-8") for file, _ in figures}
     assert pages.keys() == {
-        f"{name}.md" for name in ("eta", "keras_overhead", "outage", "overhead", "trend")
+        f"{name}.md"
+        for name in ("eta", "forecast", "keras_overhead", "outage", "overhead", "trend")
     }
     assert [pair for pair in figures if pair[1] not in pages[pair[0]]] == []
