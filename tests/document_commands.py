@@ -1,5 +1,6 @@
 """Checks a command that a page shows: program, options, extras, targets; and runs ours."""
 
+import os
 import subprocess
 import tomllib
 from importlib import import_module
@@ -94,8 +95,15 @@ def _extras_exist(command, words):
 
 def _targets_exist(command, words):
     targets = [word for word in words if "=" not in word and not word.startswith("-")]
+    # `make test` runs this too, and hands its own flags on.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     asked = subprocess.run(
-        ["make", "--dry-run", *targets], cwd=ROOT, capture_output=True, text=True, check=False
+        ["make", "--dry-run", *targets],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=own | {"LC_ALL": "C"},
     )
     if asked.returncode:
         raise DocumentError(f"{command.place}: {asked.stderr.strip()}")

@@ -178,7 +178,7 @@ def test_names_are_text_wherever_they_are_shown(visit):
         for at, name in enumerate(names)
     ]
     curve = LossCurve(SCRIPT, (1.0, 2.0), (3.0, 2.0), (0, 1))
-    models = Reference((ReferencePoint(SCRIPT, START, 1e20, SCRIPT, SCRIPT, SCRIPT),), 1, SCRIPT)
+    models = Reference((ReferencePoint(SCRIPT, START, 1e20, SCRIPT, SCRIPT),), 1, SCRIPT)
     opened = visit(runs, title=SCRIPT, sources=[SCRIPT], curves=[curve], curves_note=SCRIPT,
                    notes=[SCRIPT], reference=models)  # fmt: skip
     opened.page.mouse.move(*opened.dot(2))
