@@ -10,6 +10,7 @@ from browser import chromium
 import computemeter
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # it builds the site, and opens every page of it
 PHONE = {"viewport": {"width": 390, "height": 844}}
 
 

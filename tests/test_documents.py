@@ -40,7 +40,7 @@ NOT_RUN = {"json", "text", "toml"}
 # A page with one of these has a process to itself: they change what later tests would meet.
 ALONE = r"keras|mlflow\.\w+\(|wandb\.init|accelerate|custom_op|register_formula|environ"
 
-SLOW_PAGES = {"docs/verdicts.md"}
+SLOW_PAGES = {"docs/quickstart-keras.md", "docs/verdicts.md"}
 
 # What pages call their sources, and what stands for it.
 REPLACED = {
