@@ -83,7 +83,7 @@ def marked_slow(name):
     return pytest.param(name, marks=pytest.mark.slow) if name in SLOW_PAGES else name
 
 
-@pytest.mark.parametrize("name", map(marked_slow, PYTHON))
+@pytest.mark.parametrize("name", [marked_slow(name) for name in PYTHON])
 def test_python_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if re.search(ALONE, PYTHON[name]):
