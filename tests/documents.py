@@ -232,6 +232,28 @@ def check_output(shown: Part, printed: str) -> None:
         raise DocumentError(f"{shown.place}: it does not print this, but: {printed}")
 
 
+def check_sentence(shown: Part, printed: str) -> None:
+    """See whether a verdict that a page shows is worded as the one printed, numbers apart.
+
+    Another machine, or a busier one, may come to another verdict: that is no fault of the page.
+
+    Raises:
+        DocumentError: verdict and cause are the same, and the words are not.
+    """
+    told, said = _words_alone(shown.text), _words_alone(printed)
+    if _verdict(told) == _verdict(said) and told != said:
+        raise DocumentError(f"{shown.place}: the sentence is: {printed}")
+
+
+def _words_alone(text: str) -> str:
+    number = r"\d(?:[\d,.]*\d)?(?:e[+-]\d+)?(?: [KMGTP]?FLOP| m?s\b)?"
+    return re.sub(number, "#", " ".join(text.split()))
+
+
+def _verdict(sentence: str) -> list[str]:
+    return sentence.split(", ")[:2]
+
+
 def _line_in(page: str, error: BaseException) -> int | None:
     if isinstance(error, SyntaxError) and error.filename == page:
         return error.lineno

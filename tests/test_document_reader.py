@@ -11,6 +11,7 @@ from documents import (
     DocumentError,
     Part,
     check_link,
+    check_sentence,
     command_of,
     commands,
     parts,
@@ -74,6 +75,22 @@ def test_other_output_than_the_page_shows_is_found(page):
         run_page(page, {})
     page.write_text(page.read_text().replace("d\n", "c\n"))
     run_page(page, {})
+
+
+@pytest.mark.parametrize("printed", ["alarm, none, 9.5e+03x: fine", "agree, none, 2x: poor"])
+def test_a_verdict_may_have_other_numbers_or_be_another(page, printed):
+    page.write_text(
+        f"```python\nprint('{printed}')\n```\n\n```text\nalarm, none, 12.5x: fine\n```\n"
+    )
+    run_page(page, {}, compare=check_sentence)
+
+
+def test_a_verdict_in_other_words_is_found(page):
+    page.write_text(
+        "```python\nprint('warn, none, 2x: a b')\n```\n\n```text\nwarn, none, 2x: a c\n```\n"
+    )
+    with pytest.raises(DocumentError, match=r"page\.md:6: the sentence is: warn, none, 2x: a b"):
+        run_page(page, {}, compare=check_sentence)
 
 
 def test_a_set_up_without_its_block_is_found(page):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from document_commands import OURS, check, options_of, run_ours
-from document_setups import SETUPS, VARYING, records, run_named
+from document_setups import SENTENCES, SETUPS, VARYING, records, run_named
 from documents import (
     PAGES,
     ROOT,
@@ -108,7 +108,7 @@ def in_a_process(name):
 
 
 def test_every_exception_is_of_a_page_with_python():
-    assert {*SETUPS, *VARYING, *SLOW_PAGES} <= PYTHON.keys()
+    assert {*SETUPS, *VARYING, SENTENCES, *SLOW_PAGES} <= PYTHON.keys()
 
 
 # Files
