@@ -67,7 +67,6 @@ LOADED = {
     "numpy": """
         counters.tf_* trend.regression trend.still
         computemeter_keras._probe computemeter_keras._tensorflow""",
-    "scipy": "trend.regression",
     "sqlalchemy": "computemeter_mlflow._sql",
 }
 """What an extra installs -> the modules whose import may load it. All else is imported late."""

@@ -35,8 +35,10 @@ def to_page(uri: str, *, cache: bool) -> int:
     """Do what `computemeter trend` does; the stages' seconds are left in `SECONDS`."""
     command: Any = import_module("computemeter.commands.trend")
     pages: Any = import_module("computemeter.trend.page")
-    read: list[Any] = []
-    command.collect = _timed("collect", command.collect, read.append)
+    read: list[int] = []  # not the runs: they would be kept longer than the command keeps them
+    command.collect = _timed(
+        "collect", command.collect, lambda found: read.append(len(found.records))
+    )
     command.fit_trend = _timed("fit", command.fit_trend)
     pages.page = _timed("page", pages.page)
     with TemporaryDirectory() as folder:
@@ -44,7 +46,7 @@ def to_page(uri: str, *, cache: bool) -> int:
         command.trend([uri], command.Wishes(output=str(output), cache=cache), warn=print)
         if output.stat().st_size > MOST_PAGE_BYTES:
             raise RuntimeError(f"{uri}: the page has {output.stat().st_size} bytes")
-    return len(read[0].records)
+    return read[0]
 
 
 SECONDS: dict[str, float] = defaultdict(float)

@@ -244,8 +244,10 @@ def nobodys(runs: Sequence[RunRecord], **wanted: str | None) -> list[str]:
     """
     told = []
     for attribute, value in wanted.items():
+        if value is None:
+            continue
         there = sorted({name for run in runs if (name := getattr(run, attribute))})
-        if value is not None and value not in there:
+        if value not in there:
             some = ", ".join(there[:_NAMED]) or "none with a name"
             more = f" and {len(there) - _NAMED:,} more" if len(there) > _NAMED else ""
             told.append(f"no run has the {attribute} {value!r}; there are {some}{more}")

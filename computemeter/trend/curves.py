@@ -39,7 +39,7 @@ def curves(
         The curves, the largest run first, and a sentence on which runs these are.
     """
     records = list(records)
-    names = {name for run in records for name in (run.name, run.run_id)}
+    names = {name for run in records for name in (run.name, run.run_id)} if chosen else set()
     for name in chosen:
         if name not in names:
             warn(f"no loss against compute of {name!r}: no run on the chart has that name or id")

@@ -158,7 +158,7 @@ def fit_trend(
     Raises:
         TooFewDatesError: the chosen points lie on fewer than three days (UTC).
         ValueError: see `choose`.
-        ModuleNotFoundError: numpy or scipy is not installed (`computemeter[trend]`).
+        ModuleNotFoundError: numpy is not installed (`computemeter[trend]`).
     """
     chosen = choose(points, frontier)
     chosen = within(chosen, window) if window else chosen

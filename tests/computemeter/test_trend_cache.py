@@ -43,6 +43,15 @@ def test_runs_and_reasons_come_back_as_they_were(tmp_path):
     assert again.read_at(None) == memory.read_at(None)
 
 
+def test_of_all_lots_each_run_comes_back_in_its_place_and_a_text_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(caching, "_LOT", 2)
+    runs = [segmented(), *(run(f"r{n}", user="ann") for n in range(4))]
+    filled(tmp_path, *runs)
+    found = cache(tmp_path).recall([each.run_id for each in runs])
+    assert found == runs
+    assert len({id(each.user) for each in found[1:]}) == 1
+
+
 def test_a_run_that_is_forgotten_or_changed_is(tmp_path):
     filled(tmp_path, run("a"), run("b"))
     memory = cache(tmp_path)

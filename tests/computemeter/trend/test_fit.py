@@ -22,6 +22,7 @@ from computemeter.trend.fit import (
     moores_law,
     within,
 )
+from computemeter.trend.regression import least_squares
 from computemeter.units import PFS_DAY
 
 DAY = 86_400
@@ -103,6 +104,14 @@ def test_the_fastest_doubling_is_bounded_where_there_is_no_trend():
 
     assert fit.slope_low < 0 < fit.slope_high
     assert fit.doubling_months_low == pytest.approx(12 * math.log10(2) / fit.slope_high)
+
+
+def test_no_exact_line_has_an_r2_above_1():
+    # The correlation of about half of these is rounded to above 1.
+    years = np.arange(9.0)
+    found = [least_squares(years, 18 + years * slope / 10).r2 for slope in range(1, 40)]
+    assert found == pytest.approx([1] * 39)
+    assert max(found) == 1
 
 
 def test_equal_compute_has_no_r2():
