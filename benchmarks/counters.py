@@ -5,8 +5,8 @@
 
 The counters: this one; PyTorch's own `FlopCounterMode`; fvcore's `FlopCountAnalysis`, which counts
 forward passes only. All models run on the CPU, in training mode and with gradients, with random
-weights. The figures by hand are those of tests/computemeter: test_torch_counting.py,
-test_architectures.py and test_published_counts.py derive them.
+weights. The figures by hand are those of tests/computemeter: counters/test_whole_steps.py,
+counters/test_decoders.py and test_published_counts.py derive them.
 """
 
 from __future__ import annotations
@@ -342,7 +342,8 @@ def page() -> str:
             "",
             "FLOPs of contractions, 2 for a multiply-add; recomputation left out. In brackets the",
             "error against the figure derived by hand; the derivations are in `tests/computemeter`",
-            "(`test_torch_counting.py`, `test_architectures.py`, `test_published_counts.py`).",
+            "(`counters/test_whole_steps.py`, `counters/test_decoders.py`,",
+            "`test_published_counts.py`).",
             "",
             "- **computemeter**: `Meter.count`, the live call.",
             "- **FlopCounterMode**: `torch.utils.flop_counter`, as PyTorch ships it.",

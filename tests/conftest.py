@@ -1,6 +1,11 @@
 """For all tests: what a tracker keeps beside its database stays out of the checkout."""
 
+from pathlib import Path
+
 import pytest
+
+# What several tests share makes assertions too: a failed one shows its values there as well.
+pytest.register_assert_rewrite(*(path.stem for path in Path(__file__).parent.glob("*.py")))
 
 
 @pytest.fixture(autouse=True, scope="session")

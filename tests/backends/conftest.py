@@ -6,6 +6,8 @@ left out.
 
 import os
 
+import pytest
+
 BACKEND = os.environ.get("KERAS_BACKEND", "")
 # Two devices on one host, for what is spread over several; set before either framework starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
@@ -24,3 +26,17 @@ if BACKEND == "tensorflow":
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """A model for tests that do not care which: it is compiled once."""
+    from keras_fits import net
+
+    return net()
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """Nothing is written into the checkout."""
+    monkeypatch.chdir(tmp_path)

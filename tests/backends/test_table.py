@@ -107,7 +107,7 @@ ATTENTION = {
 }
 
 
-@pytest.mark.parametrize(("dropout", "net"), enumerate((MHA, MHA_DROPOUT)))
+@pytest.mark.parametrize(("dropout", "net"), [*enumerate((MHA, MHA_DROPOUT))])
 def test_what_runs_for_attention(dropout, net):
     summary = two_steps(net)
     assert set(summary.by_op) == ATTENTION[BACKEND][dropout]

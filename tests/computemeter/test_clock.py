@@ -5,24 +5,6 @@ import pytest
 from computemeter.clock import TrainingClock
 
 
-class Hands:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self, time=100.0):
-        self.time = time
-
-    def __call__(self):
-        return self.time
-
-    def wait(self, seconds):
-        self.time += seconds
-
-
-@pytest.fixture
-def hands():
-    return Hands()
-
-
 @pytest.fixture
 def clock(hands):
     return TrainingClock(now=hands)

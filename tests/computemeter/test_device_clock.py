@@ -12,19 +12,6 @@ from computemeter.device_clock import TorchClock
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-class Hands:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self, time=100.0):
-        self.time = time
-
-    def __call__(self):
-        return self.time
-
-    def wait(self, seconds):
-        self.time += seconds
-
-
 class Dynamo:
     """Dynamo's account of what it compiled, in nanoseconds and for the whole process."""
 
@@ -143,11 +130,6 @@ def test_torch_keeps_the_account_that_is_read():
 
 
 # The host's clock, where the device runs behind the host.
-
-
-@pytest.fixture
-def hands():
-    return Hands()
 
 
 @pytest.fixture

@@ -61,3 +61,26 @@ def small(pl, tmp_path):
         return pl.Trainer(callbacks=list(callbacks), **{**quiet, **options})
 
     return SimpleNamespace(Module=Module, data=data, trainer=trainer, pl=pl, folder=tmp_path)
+
+
+@pytest.fixture
+def metered_site(monkeypatch):
+    """Switch the site's meters on; a test may say otherwise."""
+    from computemeter import site
+
+    monkeypatch.setenv("COMPUTEMETER", "1")
+    for name in ("PROJECT", "TEAM", "LEDGER", "PEAKS"):
+        monkeypatch.delenv(f"COMPUTEMETER_{name}", raising=False)
+    site._warn_once.cache_clear()
+
+
+@pytest.fixture
+def accelerate(monkeypatch):
+    """Accelerate, whose state of the process is forgotten before and after."""
+    accelerate = pytest.importorskip("accelerate")
+    # Not what a shell or `accelerate launch` has set.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    yield accelerate
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate.state.GradientState._reset_state()

@@ -1,4 +1,4 @@
-"""COMPUTEMETER=1 meters every Trainer of a site; COMPUTEMETER=0 none, whoever attached a meter."""
+"""COMPUTEMETER=1 meters every Trainer of a site."""
 
 import copy
 import json
@@ -7,56 +7,18 @@ import pickle
 import socket
 import subprocess
 import sys
-import warnings
 from importlib.metadata import entry_points
 
 import pytest
-import torch
-from small_runs import BATCH, FLOPS_PER_EXAMPLE
+from site_fits import FLOPS, fit, ledgers, site_meters, weights
+from small_runs import BATCH
 
 from computemeter import site
 from computemeter.ledger import read_ledger
 from computemeter.lightning import ComputeMeter
 from computemeter_lightning._site import SiteMeter
 
-FLOPS = 2 * BATCH * FLOPS_PER_EXAMPLE
-"""Of an epoch of two batches, which is what `fit` trains."""
-
-MISSING = "callbacks used to create the checkpoint need to be provided"
-
-
-@pytest.fixture(autouse=True)
-def on(monkeypatch):
-    """Switch the site's meters on; a test may say otherwise."""
-    monkeypatch.setenv("COMPUTEMETER", "1")
-    for name in ("PROJECT", "TEAM", "LEDGER", "PEAKS"):
-        monkeypatch.delenv(f"COMPUTEMETER_{name}", raising=False)
-    site._warn_once.cache_clear()
-
-
-def users(**options):
-    """Make a meter as a user would, but for what it writes."""
-    return ComputeMeter(**{"trackers": None, "ledger": None, "verbose": 0, **options})
-
-
-def site_meters(trainer):
-    return [each for each in trainer.callbacks if isinstance(each, SiteMeter)]
-
-
-def fit(small, *callbacks, module=None, ckpt_path=None, **options):
-    small.pl.seed_everything(3)
-    trainer, module = small.trainer(*callbacks, **options), (module or small.Module)()
-    trainer.fit(module, small.data(2 * BATCH), small.data(BATCH), ckpt_path=ckpt_path)
-    return trainer
-
-
-def weights(trainer):
-    return [parameter.tolist() for parameter in trainer.lightning_module.parameters()]
-
-
-def ledgers(small):
-    return [read_ledger(file) for file in small.folder.rglob("*.jsonl")]
-
+pytestmark = pytest.mark.usefixtures("metered_site")
 
 # The factory.
 
@@ -249,182 +211,6 @@ def test_a_fit_that_raises(small):
         trainer.fit(Module(), small.data(2 * BATCH))
     assert [ledger.status for ledger in ledgers(small)] == ["failed"]
     assert "run" not in vars(trainer.fit_loop.epoch_loop.automatic_optimization)
-
-
-# Beside a meter of the user's.
-
-
-@pytest.mark.parametrize("how", ["at construction", "appended", "by the model"])
-def test_it_stands_down_where_the_user_attached_one(small, how, recwarn):
-    meter = ComputeMeter(trackers=None, verbose=0)
-
-    class Module(small.Module):
-        def configure_callbacks(self):
-            return [meter] if how == "by the model" else []
-
-    trainer = small.trainer(*([meter] if how == "at construction" else []))
-    if how == "appended":
-        trainer.callbacks.append(meter)
-    trainer.fit(Module(), small.data(2 * BATCH))
-    (ours,) = site_meters(trainer)
-    assert meter.summary().model_flops == FLOPS
-    assert meter.summary().warnings == ours.summary().warnings == ()
-    assert ours.summary().steps == 0
-    assert len(ledgers(small)) == 1
-    trainer.save_checkpoint(small.folder / "at.ckpt")
-    checkpoint = torch.load(small.folder / "at.ckpt", weights_only=True)
-    assert list(checkpoint["callbacks"]) == ["computemeter"]
-    assert "computemeter-site" not in checkpoint
-    assert [each for each in recwarn if MISSING in str(each.message)] == []
-
-
-METERS = {"site": list, "user": lambda: [users()]}
-
-
-def resume(small, before, after, monkeypatch, rewrite=None):
-    """Train an epoch with one meter and another with the next; return that and the warnings."""
-    path = small.folder / "at.ckpt"
-    fit(small, *METERS[before]()).save_checkpoint(path)
-    if rewrite is not None:
-        checkpoint = torch.load(path, weights_only=True)
-        rewrite(checkpoint)
-        torch.save(checkpoint, path)
-    monkeypatch.setenv("COMPUTEMETER", "1" if after == "site" else "")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        trainer = fit(small, *METERS.get(after, list)(), ckpt_path=path, max_epochs=2)
-    missing = [str(each.message) for each in caught if MISSING in str(each.message)]
-    kinds = (SiteMeter, ComputeMeter)
-    return [each for each in trainer.callbacks if isinstance(each, kinds)], missing
-
-
-@pytest.mark.parametrize("before", METERS)
-@pytest.mark.parametrize("after", METERS)
-def test_each_goes_on_from_the_others_checkpoint(small, before, after, monkeypatch):
-    (meter,), missing = resume(small, before, after, monkeypatch)
-    assert meter.summary().model_flops == FLOPS
-    assert meter.summary().run_flops == 2 * FLOPS
-    assert meter.summary().warnings == ()
-    # A user who takes his callback away is told so by Lightning, as with any other callback.
-    assert [("computemeter" in each) for each in missing] == [True] * (
-        (before, after) == ("user", "site")
-    )
-
-
-def test_a_checkpoint_of_the_sites_asks_for_no_callback(small, monkeypatch):
-    found, missing = resume(small, "site", "nothing", monkeypatch)
-    assert found == missing == []
-
-
-@pytest.mark.parametrize("after", METERS)
-def test_checkpoints_under_the_name_of_the_class_are_read(small, after, monkeypatch):
-    def as_written_before(checkpoint):
-        checkpoint["callbacks"]["ComputeMeter"] = checkpoint["callbacks"].pop("computemeter")
-
-    (meter,), _ = resume(small, "user", after, monkeypatch, as_written_before)
-    assert meter.summary().run_flops == 2 * FLOPS
-
-
-@pytest.mark.parametrize("after", METERS)
-def test_a_state_that_cannot_be_read_is_a_warning(small, after, monkeypatch):
-    def foreign(checkpoint):
-        checkpoint["callbacks"]["computemeter"] = {"schema": 10**6, "steps": "none"}
-
-    (meter,), _ = resume(small, "user", after, monkeypatch, foreign)
-    assert meter.summary().model_flops == FLOPS
-    assert len(meter.summary().warnings) == 1
-
-
-@pytest.mark.parametrize("after", METERS)
-def test_a_learning_rate_finder_does_not_lose_what_was_restored(small, after, monkeypatch):
-    """It saves and loads a checkpoint when the fit begins, before any meter has begun."""
-
-    class Module(small.Module):
-        learning_rate = 0.01
-
-    path = small.folder / "at.ckpt"
-    fit(small, *METERS[after](), module=Module).save_checkpoint(path)
-    finder = small.pl.callbacks.LearningRateFinder(
-        num_training_steps=2, early_stop_threshold=None, update_attr=False
-    )
-    trainer = small.trainer(finder, *METERS[after](), max_epochs=2)
-    trainer.fit(Module(), small.data(8 * BATCH), ckpt_path=path)
-    kind = SiteMeter if after == "site" else ComputeMeter
-    (meter,) = [each for each in trainer.callbacks if isinstance(each, kind)]
-    assert meter.summary().run_flops == FLOPS + meter.summary().model_flops
-
-
-# COMPUTEMETER=0.
-
-
-def test_a_disabled_meter_touches_nothing(small, monkeypatch, capfd, caplog):
-    plain = weights(fit(small))
-    monkeypatch.setenv("COMPUTEMETER", "0")
-    wrapped = []
-
-    class Module(small.Module):
-        def training_step(self, batch, batch_idx):
-            loop = self.trainer.fit_loop.epoch_loop
-            wrapped.extend(
-                ["run" in vars(loop.automatic_optimization), "_on_before_fetch" in vars(loop)]
-            )
-            return super().training_step(batch, batch_idx)
-
-    written = len(ledgers(small))
-    capfd.readouterr()
-    meter = ComputeMeter()
-    trainer = fit(small, meter, module=Module)
-    trainer.save_checkpoint(small.folder / "at.ckpt")
-    assert weights(trainer) == plain
-    assert wrapped == [False] * 4
-    assert len(ledgers(small)) == written
-    assert torch.load(small.folder / "at.ckpt", weights_only=True)["callbacks"] == {}
-    assert capfd.readouterr().out == ""
-    assert [record for record in caplog.records if record.name == "computemeter"] == []
-    summary = meter.summary()
-    assert "COMPUTEMETER=0 disables every meter" in summary.diagnosis
-    assert summary.warnings == (summary.diagnosis,)
-    assert summary.model_flops is summary.run_flops is summary.mfu is None
-    assert meter.breakdown() == {}
-
-
-def test_a_run_that_was_resumed_without_its_meter_has_no_total(small, monkeypatch):
-    paths = [small.folder / "first.ckpt", small.folder / "second.ckpt"]
-    fit(small, users()).save_checkpoint(paths[0])
-    monkeypatch.setenv("COMPUTEMETER", "0")
-    fit(small, users(), ckpt_path=paths[0], max_epochs=2).save_checkpoint(paths[1])
-    monkeypatch.setenv("COMPUTEMETER", "1")
-    meter = users()
-    fit(small, meter, ckpt_path=paths[1], max_epochs=3)
-    assert meter.summary().model_flops == FLOPS
-    assert meter.summary().run_flops is None
-
-
-def test_a_disabled_keras_meter_touches_nothing(tmp_path):
-    code = """
-import keras, numpy
-from computemeter.keras import ComputeMeter
-meter = ComputeMeter(log_freq="batch")
-model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-model.compile("sgd", "mse")
-x, y = numpy.ones((8, 3)), numpy.ones((8, 2))
-model.fit(x, y, batch_size=4, callbacks=[meter], verbose=0)
-with meter.training(model):
-    model.train_on_batch(x, y)
-print(meter.summary().steps, meter.summary().model_flops, meter.summary().warnings)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "COMPUTEMETER": "0", "KERAS_BACKEND": "torch"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    reason = "nothing was measured: COMPUTEMETER=0 disables every meter"
-    assert done.stdout.strip() == f"0 None ('{reason}',)", done.stderr
-    assert list(tmp_path.iterdir()) == []
 
 
 # Many processes.
