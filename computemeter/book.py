@@ -126,6 +126,7 @@ class _Tally:
     steps: int = 0
     known_steps: int = 0
     counted: int = 0
+    recounts: int = 0
     estimated: int = 0
     variance: float = 0.0
     samples: int | None = 0
@@ -157,6 +158,7 @@ class _Tally:
 
     def _note(self, variant: _Variant) -> None:
         self.counted += variant.counted
+        self.recounts += variant.counted - 1
         self.as_counted.add(variant.sums)
         self.variance += variant.variance()
         if variant.varies():
@@ -176,6 +178,7 @@ class Totals:
         estimated_steps: booked at a mean, of their key or of all steps.
         standard_error: of the model FLOPs where counts of one kind differ, else None.
         samples: examples, None where a batch could not be measured.
+        recounts: counts of steps like one that had been counted.
     """
 
     steps: int
@@ -186,6 +189,7 @@ class Totals:
     standard_error: float | None
     samples: int | None
     as_counted: Count = field(default_factory=Count)
+    recounts: int = 0
 
 
 class StepBook:
@@ -278,6 +282,7 @@ class StepBook:
             standard_error=sqrt(tally.variance) if tally.variance else None,
             samples=tally.samples if tally.steps else None,
             as_counted=tally.as_counted.freeze(),
+            recounts=tally.recounts,
         )
 
     def formula(self) -> str | None:

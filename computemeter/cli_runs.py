@@ -56,6 +56,9 @@ def report_command(
             "--cache/--no-cache", help="Of a tracker read only what changed, as `trend` does."
         ),
     ] = True,
+    filer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who files it, for the head of the document.")
+    ] = None,
     form: Annotated[
         Literal["md", "json"], typer.Option("--format", help="Markdown, or JSON for programs.")
     ] = "md",
@@ -73,7 +76,7 @@ def report_command(
     """
     from computemeter.commands.report import model_card, report
 
-    if card and (run is None or source or model or planned_steps or form != "md"):
+    if card and (run is None or source or model or planned_steps or filer or form != "md"):
         raise typer.BadParameter("--card wants a receipt, checkpoint or ledger, and only --json")
     if card:
         print_result(lambda: model_card(run or "", as_json=as_json))
@@ -86,6 +89,7 @@ def report_command(
             model=model,
             planned_steps=planned_steps,
             cache=cache,
+            filer=filer,
             form=chosen,
         )
     )

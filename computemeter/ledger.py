@@ -169,6 +169,14 @@ class Ledger:
         """The newest totals; empty for a segment that ended before its first progress record."""
         return self.progress[-1].totals if self.progress else MappingProxyType({})
 
+    @property
+    def last_time(self) -> float:
+        """When its last record was written, in seconds since the epoch."""
+        if self.end is not None:
+            return self.end.time
+        times = (each.time for records in (self.progress, self.events) for each in records)
+        return max(times, default=self.header.started)
+
 
 def read_ledger(path: str | Path) -> Ledger:
     """Read the ledger of one segment, finished, killed or still being written.

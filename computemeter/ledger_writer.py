@@ -25,6 +25,7 @@ except ModuleNotFoundError:  # no locks on Windows
     fcntl = None  # type: ignore[assignment]
 
 _SECONDS_BETWEEN_SYNCS = 30.0
+_TIME_OF_LAUNCH = "%Y%m%dT%H%M%S%f"
 _LINES_KEPT = 1000
 """Lines that a full disk has not taken; they are written when it has room again."""
 # ASCII only: a lone surrogate in a run's name would otherwise not encode.
@@ -37,7 +38,15 @@ def new_segment_id() -> str:
     It has no dots, which W&B would take for nesting, and draws from the operating system: the
     user's random state is not touched.
     """
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{secrets.token_hex(4)}"
+    return f"{datetime.now(UTC):{_TIME_OF_LAUNCH}}Z-{secrets.token_hex(4)}"
+
+
+def launch_time(segment: str) -> float | None:
+    """Return when a segment was launched, by its id; None for an id that is not ours."""
+    try:
+        return datetime.strptime(segment.partition("-")[0], f"{_TIME_OF_LAUNCH}%z").timestamp()
+    except ValueError:
+        return None
 
 
 class LedgerWriter:

@@ -38,8 +38,7 @@ class Count:
         by_op: model FLOPs per operator; they add up to `model_flops`.
         by_dtype: model FLOPs per data type of the contraction's inputs ("float32").
         uncounted_ops: calls per operator that does arithmetic and has no formula.
-        causal_flops: the part of `model_flops` that a causal mask could skip, where an operator
-            was told that its mask is causal.
+        causal_flops: the part that a causal mask could skip, where an operator was told of one.
         contractions: calls of the operators that were counted; 0 where a counter does not say.
         contraction_bytes: size of what these calls read and wrote; 0 where it does not say.
     """
@@ -99,8 +98,7 @@ class Judgement:
 class SegmentTotals:
     """What one segment (one launch) has done so far.
 
-    The same fields under the same names wherever a segment is told of: in the ledger, in a
-    checkpoint, in the trackers' tags.
+    The same fields wherever a segment is told of: in ledgers, checkpoints and trackers' tags.
 
     Attributes:
         steps: training steps (micro-batches).
@@ -120,8 +118,15 @@ class SegmentTotals:
         device_count: devices trained on.
         peak_flops: dense peak of one device in FLOP/s at the precision used.
         assumed_utilization: the share of peak that method 2 assumes.
-        energy_joules: drawn by the GPUs trained on, see `computemeter.energy`; None where it was
-            not measured on all of them.
+        energy_joules: drawn by the GPUs, see `computemeter.energy`; None: not measured on all.
+        counted_steps: counted as they ran; this and the next three are the first process's.
+        predicted_steps: of a kind that was counted before.
+        estimated_steps: booked at a mean or a guess.
+        recounts: counts of a kind that had been counted before.
+        flops_standard_error: of `model_flops`; 0 where counts of one kind never differed.
+        causal_flops: the part of `model_flops` that causal masks could skip.
+        samples: examples trained on.
+        uncounted_kinds: operators that do arithmetic and have no formula, each once.
     """
 
     steps: int = 0
@@ -142,6 +147,14 @@ class SegmentTotals:
     peak_flops: float | None = None
     assumed_utilization: float | None = None
     energy_joules: float | None = None
+    counted_steps: int | None = None
+    predicted_steps: int | None = None
+    estimated_steps: int | None = None
+    recounts: int | None = None
+    flops_standard_error: float | None = None
+    causal_flops: int | None = None
+    samples: int | None = None
+    uncounted_kinds: int | None = None
 
     @classmethod
     def from_mapping(cls, totals: Mapping[str, Any]) -> Self:
@@ -163,11 +176,6 @@ class SegmentTotals:
         """Busy seconds x devices."""
         busy, devices = self.busy_seconds, self.device_count
         return None if busy is None or devices is None else busy * devices
-
-    @property
-    def possible_flops(self) -> int | None:
-        """What the devices could have done at their peak in the same time."""
-        return None if self.peak_flops is None else round(self.device_seconds * self.peak_flops)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -249,7 +257,8 @@ class Summary:
         counted_steps: steps whose operations were counted as they ran.
         predicted_steps: steps of a kind that was counted before.
         estimated_steps: steps booked at a mean or a guess.
-        flops_standard_error: standard error of `model_flops` where steps of one kind differ.
+        flops_standard_error: of `model_flops`; 0 where counts of one kind never differed, None where
+            no step was counted.
         samples: examples trained on, where batches could be measured; one that several processes
             share (tensor parallelism) counts for each of them.
         parameters: of the trained module.
@@ -259,10 +268,8 @@ class Summary:
         spent_flops: everything burned in this run's segments.
         lineage_flops: run plus the base it started from; None where the base is not known.
         warnings: what went wrong inside the meter.
-        energy_joules: drawn by the GPUs trained on, see `computemeter.energy`; None where it was
-            not measured on all of them.
-        projection: what the first forecast said beside what became of it; None where there was
-            none.
+        energy_joules: drawn by the GPUs, see `computemeter.energy`; None: not measured on all.
+        projection: what the first forecast said beside what became of it; None: there was none.
     """
 
     steps: int
@@ -351,8 +358,7 @@ class RunRecord:
         segments: how many launches were added up.
         estimated: true where no meter ran and the tracker's own facts were used.
         steps: of all segments; None where a source does not say.
-        possible_flops: what the devices could have done at their peak in the same time; None where
-            the peak is not known.
+        possible_flops: what the devices could have done at their peak in that time, if known.
         tags: the user's own, not those of the tracker and of the meter (untrusted text); W&B's,
             which have no values, as names without one.
         category: what the compute was for ("training", "synthetic_data"), where the run says.

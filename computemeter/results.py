@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from computemeter.evidence import Evidence
 from computemeter.forecast import Forecast, Projection
@@ -137,7 +138,7 @@ def summarise(
         counted_steps=totals.counted_steps,
         predicted_steps=totals.predicted_steps,
         estimated_steps=totals.estimated_steps,
-        flops_standard_error=totals.standard_error,
+        flops_standard_error=_standard_error(reading),
         samples=totals.samples,
         parameters=parameters,
         trainable_parameters=trained,
@@ -212,7 +213,36 @@ def segment_totals(reading: Reading, judgement: Judgement) -> SegmentTotals:
         peak_flops=reading.peak_flops,
         assumed_utilization=reading.assumed_utilization,
         energy_joules=reading.energy_joules,
+        **_how_counted(reading),
     )
+
+
+def _how_counted(reading: Reading) -> dict[str, Any]:
+    """Say how method 1 came about; nothing where the meter may have missed steps."""
+    totals = reading.totals
+    if not reading.metering:
+        return {}
+    return {
+        "counted_steps": totals.counted_steps,
+        "predicted_steps": totals.predicted_steps,
+        "estimated_steps": totals.estimated_steps,
+        "recounts": totals.recounts,
+        "flops_standard_error": _standard_error(reading),
+        "causal_flops": totals.count.causal_flops if reading.measured else None,
+        "samples": totals.samples,
+        "uncounted_kinds": _uncounted_kinds(reading),
+    }
+
+
+def _standard_error(reading: Reading) -> float | None:
+    totals = reading.totals
+    known = reading.metering and (totals.counted_steps or not totals.steps)
+    return (totals.standard_error or 0.0) if known else None
+
+
+def _uncounted_kinds(reading: Reading) -> int | None:
+    totals = reading.totals
+    return len(totals.count.uncounted_ops) if totals.counted_steps else None
 
 
 def _cumulative_metrics(reading: Reading, judgement: Judgement) -> dict[str, float | None]:
@@ -231,9 +261,7 @@ def _cumulative_metrics(reading: Reading, judgement: Judgement) -> dict[str, flo
         "compute/lineage_pfs_days": (
             None if lineage is None or lineage == run else pfs_days(lineage)
         ),
-        "compute/uncounted_ops": (
-            len(reading.totals.count.uncounted_ops) if reading.totals.counted_steps else None
-        ),
+        "compute/uncounted_ops": _uncounted_kinds(reading),
     }
 
 

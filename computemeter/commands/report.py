@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from computemeter.disclosure.plain import to_dict
 from computemeter.disclosure.runs import diagnosis_of, uncounted_ops_of
 from computemeter.disclosure.text import markdown
 from computemeter.disclosure.totals import Disclosure, assemble
-from computemeter.ledger import Ledger, LedgerError
+from computemeter.ledger import LedgerError
 from computemeter.ledger_runs import SegmentFile, records_from_ledgers
 from computemeter.peak_files import reason
 from computemeter.receipt import ComputeReceipt, ReceiptError, read_receipt
@@ -39,6 +40,7 @@ def report(
     model: str | None = None,
     planned_steps: int | None = None,
     cache: bool = True,
+    filer: str | None = None,
     form: Form = "md",
 ) -> str:
     """Write a compute disclosure of a run or of a model.
@@ -50,6 +52,7 @@ def report(
         model: the file of a model, see docs/disclosure.md; instead of a run.
         planned_steps: steps that the run is to have in the end.
         cache: keep what trackers tell, and do not ask for it again.
+        filer: who files it.
         form: Markdown or JSON.
 
     Raises:
@@ -59,6 +62,8 @@ def report(
         raise CommandError("name either a run or a --model")
     if model is not None and (sources or planned_steps is not None):
         raise CommandError("--source and --planned-steps are of a run: a model's are in its file")
+    if filer is not None and not filer.strip():
+        raise CommandError("--filer is empty: accepted is the name of who files it")
     try:
         # To the error output, where it does not mix with what is printed.
         with Console(stderr=True).status("reading"):
@@ -69,6 +74,7 @@ def report(
             )
     except DisclosureError as error:
         raise CommandError(printable(str(error))) from None
+    made = replace(made, filer=redact(filer or ""))
     return json.dumps(to_dict(made), indent=2) if form == "json" else markdown(made)
 
 
@@ -120,7 +126,7 @@ def _made(files: list[SegmentFile], record: RunRecord) -> ComputeReceipt:
     last = files[-1].ledger
     header, seconds = last.header, record.device_seconds
     return ComputeReceipt(
-        created=_ended(last),
+        created=last.last_time,
         run=record.run_id,
         segments=tuple(file.ledger.header.segment for file in files),
         name=header.name,
@@ -151,9 +157,3 @@ def _made(files: list[SegmentFile], record: RunRecord) -> ComputeReceipt:
         energy_joules=energy_joules(getattr(record, "parts", ())),
         extra={"made_from": "ledger"},
     )
-
-
-def _ended(ledger: Ledger) -> float:
-    if ledger.end is not None:
-        return ledger.end.time
-    return ledger.progress[-1].time if ledger.progress else ledger.header.started

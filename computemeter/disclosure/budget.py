@@ -162,7 +162,7 @@ def _unsaid(entry: Entry, counting: Counting) -> str:
         return f"{_launches(counting.killed)} without an end did not say how steps were counted"
     if entry.origin == "ledger":
         return "the ledgers do not say how steps were counted"
-    return f"only its ledgers say how steps were counted, and none lie with the {entry.origin}"
+    return f"its ledgers say how steps were counted, and none lie with the {entry.origin}"
 
 
 def _operators(entry: Entry, counting: Counting) -> Line:
@@ -181,8 +181,17 @@ def _drift(entry: Entry, counting: Counting) -> Line | None:
     if error is None or not flops:
         return None
     share = _DEVIATIONS * error / flops
-    what = f"95 % interval of {error:.3g} FLOP standard error" if error else "counts never differed"
+    known = f"95 % interval of {error:.3g} FLOP standard error"
+    what = known if error else _never_differed(counting.recounts)
     return Line(entry.name, "recount drift", what, share=share)
+
+
+def _never_differed(recounts: int | None) -> str:
+    if recounts is None:
+        return "counts never differed"
+    return (
+        f"{counted(recounts, 'recount')}, none differed" if recounts else "none was counted twice"
+    )
 
 
 def _estimated(entry: Entry, counting: Counting) -> Line | None:

@@ -6,8 +6,8 @@ Texts of the receipt are untrusted: none becomes markup, a link or an order to t
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 
+from computemeter.disclosure.digits import day
 from computemeter.energy import kwh
 from computemeter.receipt import ComputeReceipt
 from computemeter.sinks import redact
@@ -121,7 +121,7 @@ def _uncounted(receipt: ComputeReceipt) -> str:
 
 def _run(receipt: ComputeReceipt) -> str:
     named = f" ({escape(receipt.name)})" if receipt.name else ""
-    return f"{escape(receipt.run)}{named}, {escape(receipt.status)}{_date(receipt.created)}"
+    return f"{escape(receipt.run)}{named}, {escape(receipt.status)}{_day(receipt.created)}"
 
 
 def _receipt(receipt: ComputeReceipt) -> str:
@@ -129,8 +129,6 @@ def _receipt(receipt: ComputeReceipt) -> str:
     return f"{escape(written)} (computemeter {escape(receipt.version)})"
 
 
-def _date(created: float) -> str:
-    try:
-        return f", {datetime.fromtimestamp(created, UTC):%Y-%m-%d}"
-    except (OverflowError, ValueError, OSError):  # no such year
-        return ""
+def _day(created: float) -> str:
+    written = day(created)
+    return f", {written}" if written else ""

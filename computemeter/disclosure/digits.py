@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from computemeter.disclosure.totals import Amount
 from computemeter.units import SECONDS_PER_DAY, SECONDS_PER_HOUR, format_pfs_days, pfs_days
@@ -83,6 +84,28 @@ def ratio(value: float) -> str:
     ('0.825', '7,537')
     """
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def day(seconds: float | None) -> str | None:
+    """Write a time as its day in UTC; None where it is not known, or of no such year.
+
+    >>> day(1773480413.59), day(None), day(1e300)
+    ('2026-03-14', None, None)
+    """
+    try:
+        return None if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def days(first: float | None, last: float | None) -> str:
+    """Write a period by its first day and its last.
+
+    >>> days(1773480413.59, 1773480725.0), days(None, 1773480725.0), days(None, None)
+    ('2026-03-14', 'unknown to 2026-03-14', 'unknown')
+    """
+    ends = [day(seconds) or UNKNOWN for seconds in (first, last)]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def number(whole: int | None) -> str:

@@ -89,6 +89,7 @@ class Counting:
         counted_steps: counted as they ran.
         predicted_steps: of a kind that was counted.
         estimated_steps: booked at a mean.
+        recounts: counts of a kind that had been counted before.
         standard_error: of the operations, in FLOP; 0 where counts of one kind never differed.
         killed: launches that were killed, or still run.
         parameters: of the module, P of the architecture method; (all, trained).
@@ -103,6 +104,7 @@ class Counting:
     counted_steps: int | None = None
     predicted_steps: int | None = None
     estimated_steps: int | None = None
+    recounts: int | None = None
     standard_error: float | None = None
     killed: int = 0
     parameters: tuple[int, int | None] | None = None
@@ -142,6 +144,8 @@ class Entry:
         reason: why it is left out.
         run: its id; None for a figure given by hand.
         segments: ids of the launches.
+        started: when its first launch began, in seconds since the epoch.
+        ended: when its last record was written, in seconds since the epoch.
         status: how the run ended.
         operations: method 1, everything the run burned.
         run_flops: method 1, the work in the final weights.
@@ -173,6 +177,8 @@ class Entry:
     reason: str = ""
     run: str | None = None
     segments: tuple[str, ...] = ()
+    started: float | None = None
+    ended: float | None = None
     status: str = ""
     operations: int | None = None
     run_flops: int | None = None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from computemeter.disclosure.card import escape
 from computemeter.disclosure.digits import (
     UNKNOWN,
     both,
+    day,
     exact_seconds,
     number,
     table,
@@ -82,7 +81,7 @@ def _period_row(entry: Entry, p: Period) -> tuple[str, ...]:
     note = f"; {escape(p.note)}" if p.note else ""
     return (
         escape(entry.name),
-        f"{_date(p.started)}{launches}{note}",
+        f"{day(p.started) or UNKNOWN}{launches}{note}",
         f"{number(p.devices)}{device}",
         _length(p),
         f"{peak}{at}",
@@ -97,10 +96,3 @@ def _length(p: Period) -> str:
     if p.device_seconds is None:
         return UNKNOWN
     return f"N L = {two_digits_of_time(p.device_seconds)} ({exact_seconds(p.device_seconds)})"
-
-
-def _date(started: float | None) -> str:
-    try:
-        return UNKNOWN if started is None else f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d}"
-    except (OverflowError, ValueError, OSError):  # no such year
-        return UNKNOWN

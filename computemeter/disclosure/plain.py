@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from computemeter.disclosure.budget import MARGIN, budget
+from computemeter.disclosure.digits import day
 from computemeter.disclosure.entries import Entry
 from computemeter.disclosure.text import DRAFT, GUIDELINES
 from computemeter.disclosure.totals import THRESHOLDS, Amount, Disclosure, Modification
@@ -23,6 +24,7 @@ def to_dict(disclosure: Disclosure) -> dict[str, Any]:
         "version": d.version,
         "created": d.created,
         "name": d.name,
+        "filer": d.filer or None,
         "scope": d.scope,
         "training": _amount(d.training),
         "synthetic_data": _amount(d.synthetic_data),
@@ -53,6 +55,8 @@ def _amount(amount: Amount) -> dict[str, Any]:
 def _entry(entry: Entry) -> dict[str, Any]:
     return {
         **asdict(entry),
+        "first_day": day(entry.started),
+        "last_day": day(entry.ended),
         "flops": entry.flops,
         "by_gpu_time": entry.by_gpu_time,
         "thrown_away": entry.thrown_away,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import hypot
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from computemeter.disclosure.entries import (
 from computemeter.energy import kwh
 from computemeter.ledger import FOLDER, Ledger
 from computemeter.ledger_runs import SegmentFile, records_from_ledgers, segments_by_run
+from computemeter.ledger_writer import launch_time
 from computemeter.receipt import ComputeReceipt
 from computemeter.records import CATEGORIES, RunRecord
 from computemeter.segments import SegmentedRun, SegmentRecord, number, whole
@@ -47,6 +49,8 @@ def from_receipt(receipt: ComputeReceipt, path: Path) -> Entry:
         source=str(path),
         run=receipt.run,
         segments=receipt.segments,
+        started=_launched(receipt.segments),
+        ended=receipt.created,
         status=receipt.status,
         operations=receipt.spent_flops,
         run_flops=receipt.run_flops,
@@ -58,7 +62,7 @@ def from_receipt(receipt: ComputeReceipt, path: Path) -> Entry:
         possible=_at_full_peak(receipt.gpu_time_flops, receipt.assumed_utilization),
         device_seconds=None if hours is None else hours * SECONDS_PER_HOUR,
         steps=receipt.steps,
-        counting=Counting(uncounted_ops=receipt.uncounted_ops),
+        counting=Counting(uncounted_ops=_ops_of(receipt)),
         base=_base(
             receipt.base_model, receipt.base_flops, next(iter(receipt.parents), None), str(path)
         ),
@@ -72,14 +76,22 @@ def from_receipt(receipt: ComputeReceipt, path: Path) -> Entry:
         found = from_ledgers(files)
         return replace(
             entry,
+            started=found.started,
+            ended=found.ended,
             possible=found.possible or entry.possible,
             training_seconds=found.training_seconds,
             periods=found.periods,
-            counting=_with_ops(found.counting, receipt.uncounted_ops),
+            counting=_with_ops(found.counting, _ops_of(receipt)),
             # Alone they know whether part of it was measured.
             energy_source=found.energy_source if entry.energy_kwh is None else BOARDS,
         )
     return _without_ledgers(entry, receipt)
+
+
+def _ops_of(receipt: ComputeReceipt) -> Mapping[str, int] | None:
+    """Return a receipt's operators, which are its last launch's: none there may be some before."""
+    ops = receipt.uncounted_ops
+    return ops if ops or len(receipt.segments) == 1 else None
 
 
 def _with_ops(counting: Counting | None, ops: Mapping[str, int] | None) -> Counting | None:
@@ -108,6 +120,13 @@ def _without_ledgers(entry: Entry, receipt: ComputeReceipt) -> Entry:
         note="" if alone else "all launches, with the devices of the last: a receipt has no others",
     )
     return replace(entry, training_seconds=training, periods=(period,))
+
+
+def _launched(segments: Iterable[str]) -> float | None:
+    """Return when the first of all launches began; None where one's id does not say."""
+    times = [launch_time(segment) for segment in segments]
+    known = [each for each in times if each is not None]
+    return min(known) if known and len(known) == len(times) else None
 
 
 def _ledgers_beside(receipt: ComputeReceipt, path: Path) -> list[SegmentFile]:
@@ -148,6 +167,8 @@ def from_ledgers(files: Sequence[SegmentFile]) -> Entry:
         source=str(files[-1].path.parent),
         run=header.run,
         segments=tuple(each.header.segment for each in ledgers),
+        started=number(ledgers[0].header.started),
+        ended=number(max(each.last_time for each in ledgers)),
         status=record.status,
         operations=record.spent_flops,
         run_flops=record.run_flops,
@@ -189,13 +210,13 @@ def _period(ledger: Ledger, launch: SegmentRecord) -> Period:
 
 def _counting(ledgers: Sequence[Ledger]) -> Counting:
     measured = [ledger for ledger in ledgers if ledger.last_totals]
-    ended = [dict(ledger.summary) for ledger in measured if ledger.summary]
-    killed = len(measured) - len(ended)
+    ended = [ledger.summary for ledger in measured if ledger.summary]
     last = ended[-1] if ended else {}
-    shares = [number(each.get("measured_utilization")) for each in ended]
+    told = [_told(ledger) for ledger in measured]
+    shares = [number(each.get("measured_utilization")) for each in told]
 
     def over_all(name: str) -> Any:
-        return None if killed else added(*(number(each.get(name)) for each in ended))
+        return added(*(number(each.get(name)) for each in told))
 
     return Counting(
         uncounted_ops=uncounted_ops_of(ledgers),
@@ -206,20 +227,25 @@ def _counting(ledgers: Sequence[Ledger]) -> Counting:
         counted_steps=over_all("counted_steps"),
         predicted_steps=over_all("predicted_steps"),
         estimated_steps=over_all("estimated_steps"),
-        standard_error=None if killed or not ended else _standard_error(ended),
-        killed=killed,
+        recounts=over_all("recounts"),
+        standard_error=_together([number(each.get("flops_standard_error")) for each in told]),
+        killed=sum(ledger.end is None for ledger in measured),
         parameters=_parameters(last),
         samples=over_all("samples"),
         formula=_text(last.get("flops_formula")),
-        measured_utilization=shares[0] if len(shares) == 1 and not killed else None,
+        measured_utilization=shares[0] if len(shares) == 1 else None,
     )
 
 
-def _standard_error(ended: Iterable[Mapping[str, Any]]) -> float | None:
-    """Add the launches' errors as independent ones; a summary has none where counts never vary."""
-    known = [each for each in ended if "flops_standard_error" in each]
-    squares = [(number(each["flops_standard_error"]) or 0.0) ** 2 for each in known]
-    return float(sum(squares) ** 0.5) if known else None
+def _told(ledger: Ledger) -> Mapping[str, Any]:
+    """Return what a launch says of its counting, at its end and in its last record."""
+    return {**(ledger.summary or {}), **ledger.last_totals}
+
+
+def _together(errors: Sequence[float | None]) -> float | None:
+    """Add the launches' errors, which are independent; None where one is not known."""
+    known = [error for error in errors if error is not None]
+    return hypot(*known) if known and len(known) == len(errors) else None
 
 
 def _parameters(summary: Mapping[str, Any]) -> tuple[int, int | None] | None:
@@ -228,11 +254,14 @@ def _parameters(summary: Mapping[str, Any]) -> tuple[int, int | None] | None:
 
 
 def uncounted_ops_of(ledgers: Iterable[Ledger]) -> dict[str, int] | None:
-    """Add up the calls of all launches; of one that was killed, its last metrics may say none."""
+    """Add up the calls of all launches; of one that was killed, its records may say none."""
     calls: Counter[str] = Counter()
     for ledger in (each for each in ledgers if each.last_totals):
         ops = (ledger.summary or {}).get("uncounted_ops")
-        kinds = [each.metrics.get("compute/uncounted_ops") for each in ledger.progress]
+        kinds = [
+            each.totals.get("uncounted_kinds", each.metrics.get("compute/uncounted_ops"))
+            for each in ledger.progress
+        ]
         known = [kind for kind in kinds if kind is not None]
         if isinstance(ops, Mapping):
             calls.update({str(name): whole(number) or 0 for name, number in ops.items()})
@@ -268,6 +297,8 @@ def from_record(record: RunRecord) -> Entry:
         source=record.source,
         run=record.run_id,
         segments=tuple(part.id for part in parts),
+        started=record.started,
+        ended=record.ended,
         status=record.status,
         operations=record.spent_flops,
         run_flops=record.run_flops,

@@ -6,7 +6,6 @@ Texts of users are untrusted: none becomes markup, a link or an order to the ter
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 from computemeter.disclosure.budget import MARGIN, Budget, Finding, budget
 from computemeter.disclosure.card import escape
@@ -14,6 +13,8 @@ from computemeter.disclosure.digits import (
     UNKNOWN,
     both,
     cells,
+    day,
+    days,
     exact_seconds,
     ratio,
     share,
@@ -86,11 +87,12 @@ def markdown(disclosure: Disclosure) -> str:
 
 
 def _head(disclosure: Disclosure) -> str:
-    made = datetime.fromtimestamp(disclosure.created, UTC)
+    made, filer = day(disclosure.created), escape(disclosure.filer) or "not named"
     return (
         f"# Training compute of {escape(disclosure.name)}\n\n"
-        f"**{DRAFT}** Made by computemeter {escape(disclosure.version)} on {made:%Y-%m-%d}, after "
-        f"the European Commission's guidelines on general-purpose AI models, annex ({GUIDELINES})."
+        f"**{DRAFT}** Made by computemeter {escape(disclosure.version)} on {made}, after the "
+        f"European Commission's guidelines on general-purpose AI models, annex ({GUIDELINES}).\n\n"
+        f"Filed by: {filer}"
     )
 
 
@@ -141,7 +143,7 @@ def _sum_of_time(seconds: Iterable[float | None]) -> str:
 
 
 def _scope(d: Disclosure) -> list[str]:
-    head = ("entry", "counts as", "from", "run", "launches", "status")
+    head = ("entry", "counts as", "from", "run", "launches", "days (UTC)", "status")
     rows: list[tuple[str, ...]] = [
         (
             escape(entry.name),
@@ -149,6 +151,7 @@ def _scope(d: Disclosure) -> list[str]:
             f"{entry.origin}: {escape(entry.source)}",
             escape(entry.run or "none"),
             str(len(entry.segments)) if entry.segments else _launches(entry),
+            days(entry.started, entry.ended),
             escape(entry.status) or "given by hand",
         )
         for entry in d.entries

@@ -69,6 +69,7 @@ class Disclosure:
         bases: models that runs started from and that are no entry, each once.
         scope: what the user says about what is in it (untrusted text).
         notes: what was found out in putting it together.
+        filer: who files it (untrusted text).
         created: seconds since the epoch.
         version: of computemeter.
     """
@@ -78,6 +79,7 @@ class Disclosure:
     bases: tuple[Base, ...] = ()
     scope: str = ""
     notes: tuple[str, ...] = ()
+    filer: str = ""
     created: float = field(default_factory=time.time)
     version: str = __version__
 
