@@ -76,6 +76,14 @@ def doctor_command(
             help="Time large matrix products on PyTorch's device, and compare with its peaks.",
         ),
     ] = False,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--import",
+            metavar="MODULE",
+            help="Import it first: one of yours with operators or formulas; may be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Print versions, the device with its peaks, and which PyTorch operators have a formula.
@@ -85,7 +93,11 @@ def doctor_command(
     """
     from computemeter.commands.doctor import doctor
 
-    print_result(lambda: doctor(ops=ops, devices=devices, measure=measure, as_json=as_json))
+    print_result(
+        lambda: doctor(
+            ops=ops, devices=devices, measure=measure, modules=modules or (), as_json=as_json
+        )
+    )
 
 
 app.command(

@@ -7,6 +7,7 @@ says what is to be done: `Rejected` and `Gone` are for good, anything else passe
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import random
@@ -17,7 +18,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-from computemeter.sinks import describe
+from computemeter.sinks import describe, describe_outage, redact
+
+_LOG = logging.getLogger("computemeter")
 
 _FIRST_BACKOFF = 1.0
 _LONGEST_BACKOFF = 60.0
@@ -252,7 +255,7 @@ class Delivery(Generic[Point]):
         try:
             self._store_files(self._deadline)
         except Exception as error:  # noqa: BLE001 - as in _attempt
-            self._say("files", f"not every file of the run was stored ({describe(error)})")
+            self._say("files", f"not every file of the run was stored ({describe_outage(error)})")
 
     def _wait(self, seconds: float) -> None:
         """Sleep, or less where `put` or `close` knocks."""
@@ -265,7 +268,11 @@ class Delivery(Generic[Point]):
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def _say_failed(self, error: Exception) -> None:
-        self._say("failed", f"sending failed, it is tried again ({describe(error)})")
+        if "failed" in self._said:
+            return
+        with suppress(Exception):  # as in _say
+            _LOG.debug("computemeter: %s: %s", self._label, redact(repr(error)))
+        self._say("failed", f"sending failed, it is tried again ({describe_outage(error)})")
 
     def _say(self, kind: str, message: str) -> None:
         """Warn, once for each kind."""

@@ -27,6 +27,8 @@ _LONGEST = 100 * 365 * SECONDS_PER_DAY
 """Seconds: data that claims `sys.maxsize` batches has no length."""
 _ENOUGH_STEPS, _ENOUGH_SECONDS = 20, 10.0
 """Of either, so many make a pace: a single step may take a tenth or ten times what others do."""
+_WORTH_SAYING = 5.0
+"""Seconds: a shorter fit is over before anyone has read how long it takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,11 @@ class Forecast:
         """The run's compute at its end in petaflop/s-days."""
         return None if self.run_flops is None else pfs_days(self.run_flops)
 
+    @property
+    def is_news(self) -> bool:
+        """Whether the whole fit takes long enough for anyone to be told of its end."""
+        return self.wall_seconds >= _WORTH_SAYING
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Projection:
@@ -135,6 +142,11 @@ class Projection:
     real_run_flops: int | None
     flops_error: float | None
     rounds_missing: bool
+
+    @property
+    def was_said(self) -> bool:
+        """Whether it was of a fit long enough to tell anyone; see `Forecast.is_news`."""
+        return self.seconds >= _WORTH_SAYING
 
 
 def pace_of(host: HostTime, steps: int, rounds: int | None, once: float = 0.0) -> Pace | None:
@@ -267,11 +279,12 @@ class Outlook:
         return found
 
     def tell(self, reading: Reading) -> None:
-        """Print, once, the first forecast, or why there can be none."""
+        """Print, once, the first forecast if it is news, or why there can be none."""
         if self._said or not (self.first or self._unknown):
             return
         self._said = True
-        self._print(reading)
+        if self.first is None or self.first.is_news:
+            self._print(reading)
 
     def logged(self, seconds: float) -> None:
         """Take what a logging step went on to take after `look`: the first one's is taken once."""

@@ -257,8 +257,7 @@ class Summary:
         counted_steps: steps whose operations were counted as they ran.
         predicted_steps: steps of a kind that was counted before.
         estimated_steps: steps booked at a mean or a guess.
-        flops_standard_error: of `model_flops`; 0 where counts of one kind never differed, None where
-            no step was counted.
+        flops_standard_error: of `model_flops`; 0: counts of one kind never differed.
         samples: examples trained on, where batches could be measured; one that several processes
             share (tensor parallelism) counts for each of them.
         parameters: of the trained module.

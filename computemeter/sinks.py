@@ -44,6 +44,7 @@ _SECRET_VALUE = re.compile(
     """
 )
 _LONGEST_ERROR = 300
+_LONGEST_LINE = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,18 +166,52 @@ def redact(text: str) -> str:
     return _SECRET_VALUE.sub(r"\g<name>\g<quote>***", _USER_AND_PASSWORD.sub("***@", text))
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, *, lines: int | None = None) -> str:
     r"""Write an error as one short line without credentials.
 
     >>> describe(ValueError("bad\n  value"))
     'ValueError: bad value'
+
+    Args:
+        error: whatever was raised.
+        lines: of its message that are taken; None for all.
     """
     try:
-        text = redact(" ".join(str(error).split()))
+        text = redact(" ".join(" ".join(str(error).strip().splitlines()[:lines]).split()))
     except Exception:  # noqa: BLE001 - an error that cannot say what it is must not add another
         text = "(it has no readable message)"
     shown = text if len(text) <= _LONGEST_ERROR else text[:_LONGEST_ERROR] + "..."
     return f"{type(error).__name__}: {shown}"
+
+
+def describe_outage(error: BaseException) -> str:
+    """Say in a few words why something could not be reached, whatever layers told of it.
+
+    >>> describe_outage(ConnectionRefusedError(111, "Connection refused"))
+    'connection refused'
+    """
+    root = root_of(error)
+    if isinstance(root, TimeoutError):
+        return "timed out"
+    if not isinstance(root, OSError):
+        text = describe(error, lines=1)
+    elif isinstance(root.strerror, str) and root.strerror and root.filename is None:
+        text = redact(root.strerror[0].lower() + root.strerror[1:])
+    else:
+        text = describe(root, lines=1)
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}..."
+
+
+def root_of(error: BaseException) -> BaseException:
+    """Return what it began with: "Connection refused" says more than three layers around it."""
+    met = {id(error), id(None)}  # `raise error from error` makes a circle
+    while True:
+        below = (error.__cause__, error.__context__)
+        cause = next((each for each in below if id(each) not in met), None)
+        if cause is None:
+            return error
+        met.add(id(cause))
+        error = cause
 
 
 def _is_finite(value: float) -> bool:

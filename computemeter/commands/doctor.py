@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import platform
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from computemeter._version import __version__
@@ -18,6 +21,8 @@ from computemeter.commands.measure import Product, measure_products
 from computemeter.devices import find_entry, torch_device
 from computemeter.peak_files import config_file
 from computemeter.records import Device
+from computemeter.sinks import describe
+from computemeter.table import printable
 from computemeter.units import format_flops
 
 _PACKAGES = ("torch", "lightning", "pytorch-lightning", "keras", "mlflow", "wandb")
@@ -30,7 +35,12 @@ _MEANING = {
 
 
 def doctor(
-    *, ops: bool = False, devices: bool = False, measure: bool = False, as_json: bool = False
+    *,
+    ops: bool = False,
+    devices: bool = False,
+    measure: bool = False,
+    modules: Sequence[str] = (),
+    as_json: bool = False,
 ) -> str:
     """Describe versions, the device with its peaks, and the coverage of PyTorch's operators.
 
@@ -38,10 +48,11 @@ def doctor(
         ops: list every operator with what it is to the counter.
         devices: list every device that each installed framework sees; works without PyTorch.
         measure: time matrix products on PyTorch's device, for a few seconds.
+        modules: names of modules to import first, which bring operators and formulas.
         as_json: machine readable; FLOP/s as numbers.
 
     Raises:
-        CommandError: PyTorch is not installed.
+        CommandError: PyTorch is not installed, or a module cannot be imported.
     """
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch and (ops or measure or not devices):
@@ -49,18 +60,39 @@ def doctor(
             "doctor needs PyTorch, which is not installed (--devices alone does not): "
             "pip install 'computemeter[torch]'"
         )
+    _import(modules)
     examination = _examine(has_torch, devices=devices, measure=measure)
     if as_json:
         return json.dumps(_report(examination, ops=ops), indent=2)
     return "\n".join(_lines(examination, ops=ops))
 
 
+def _import(modules: Sequence[str]) -> None:
+    """Import modules as `python -m` would: those of the working directory too."""
+    if modules:
+        sys.path.insert(0, str(Path.cwd()))
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - it is the user's code
+            raise CommandError(printable(f"--import {name}: {describe(error)}")) from None
+
+
 @dataclass(frozen=True, slots=True)
 class _Examination:
-    """What was found; None is what nobody asked for, or needs PyTorch."""
+    """What was found; None is what nobody asked for, or needs PyTorch.
+
+    Attributes:
+        device: PyTorch's.
+        classes: what each operator is to the counter.
+        misnamed: formulas that no operator has, each with the names that come closest.
+        answers: of each framework.
+        products: as timed.
+    """
 
     device: Device | None = None
     classes: Mapping[str, str] | None = None
+    misnamed: Mapping[str, Sequence[str]] | None = None
     answers: list[Answer] | None = None
     products: list[Product] | None = None
 
@@ -74,13 +106,14 @@ def _examine(has_torch: bool, *, devices: bool, measure: bool) -> _Examination:
         answers = ask_all(status.update) if devices else None
         products = measure_products(device, status.update) if device and measure else None
         status.update("looking through PyTorch's operators")
-        return _Examination(device, _classes() if has_torch else None, answers, products)
+        classes, misnamed = _operators() if has_torch else (None, None)
+        return _Examination(device, classes, misnamed, answers, products)
 
 
-def _classes() -> Mapping[str, str]:
-    from computemeter.counters.torch_ops import classify
+def _operators() -> tuple[Mapping[str, str], Mapping[str, Sequence[str]]]:
+    from computemeter.counters.torch_ops import classify, misnamed_formulas
 
-    return classify()
+    return classify(), misnamed_formulas()
 
 
 def _lines(found: _Examination, *, ops: bool) -> list[str]:
@@ -93,6 +126,8 @@ def _lines(found: _Examination, *, ops: bool) -> list[str]:
         lines += ["", *_product_lines(found.device, found.products)]
     if found.classes is not None:
         lines += ["", *_coverage_lines(found.classes)]
+    if found.misnamed:
+        lines += ["", *_misnamed_lines(found.misnamed)]
     if ops and found.classes is not None:
         lines += ["", *(f"{name}  {kind}" for name, kind in found.classes.items())]
     return lines
@@ -108,6 +143,7 @@ def _report(found: _Examination, *, ops: bool) -> dict[str, Any]:
         report["products"] = [_product_report(product) for product in found.products]
     if found.classes is not None:
         report["operators"] = _totals(found.classes)
+        report["misnamed_formulas"] = dict(found.misnamed or {})
     if ops and found.classes is not None:
         report["ops"] = dict(found.classes)
     return report
@@ -223,6 +259,14 @@ def _coverage_lines(classes: Mapping[str, str]) -> list[str]:
     totals = _totals(classes)
     rows = [f"  {totals[kind]:>6} {meaning}" for kind, meaning in _MEANING.items()]
     return [f"operators  {len(classes)} are registered with this PyTorch", *rows]
+
+
+def _misnamed_lines(misnamed: Mapping[str, Sequence[str]]) -> list[str]:
+    rows = [f"  {name}  ({', '.join(closest) or 'none'})" for name, closest in misnamed.items()]
+    title = (
+        "formulas  registered for operators that PyTorch does not know (and the closest it does)"
+    )
+    return [title, *rows]
 
 
 def _totals(classes: Mapping[str, str]) -> dict[str, int]:

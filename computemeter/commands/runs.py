@@ -16,9 +16,12 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from computemeter.cli_output import asking
 from computemeter.commands import CommandError
+from computemeter.reading import Request
 from computemeter.records import RunRecord
-from computemeter.sources import SourceError, records
+from computemeter.segments import merge
+from computemeter.sources import SourceError, read
 from computemeter.table import STYLES, printable
 from computemeter.units import format_compute, format_flops
 from computemeter.wording import counted
@@ -76,15 +79,17 @@ def runs(
     chosen, wanted = sources or _default_source(), _filter(wishes)
     try:
         # To the error output, where it does not mix with what is printed.
-        with Console(stderr=True).status(f"reading {counted(len(chosen), 'source')}"):
-            every = records(chosen, warn=warn)
+        status = Console(stderr=True).status(f"reading {counted(len(chosen), 'source')}")
+        with status, asking(chosen, warn):
+            told = [run for source in chosen for run in read(source, Request(), warn=warn)]
     except SourceError as error:
         raise CommandError(printable(str(error))) from None
+    every = merge(told)
     found = [run for run in every if wanted(run)]
-    filtered = len(every) - len(found)
+    filtered, again = len(every) - len(found), len(told) - len(every)
     if as_json:
-        return json.dumps({**_report(found), "filtered": filtered}, indent=2)
-    left_out = _left_out(every, filtered, wishes)
+        return json.dumps({**_report(found), "filtered": filtered, "again": again}, indent=2)
+    left_out = [*_left_out(every, filtered, wishes), *_again(len(told), again)]
     if not found:
         return "\n".join(left_out) or "no run in there was metered"
     return "\n".join([_drawn(found), "", *_totals(found), *left_out])
@@ -95,6 +100,14 @@ def _left_out(every: Sequence[RunRecord], filtered: int, wishes: Wishes) -> list
 
     lines = [f"{counted(filtered, 'run')} left out as asked for"] if filtered else []
     return [*lines, *map(printable, nobodys(every, user=wishes.user, project=wishes.project))]
+
+
+def _again(told: int, again: int) -> list[str]:
+    """Say of how many runs the sources tell, where that is more than there are."""
+    if not again:
+        return []
+    same = "is a run" if again == 1 else "are runs"
+    return [f"{told:,} were read, of which {again:,} {same} met before in another place"]
 
 
 def _filter(wishes: Wishes) -> Callable[[RunRecord], bool]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from computemeter.cli_output import asking
 from computemeter.commands import CommandError
 from computemeter.csv_files import write_csv
 from computemeter.sinks import describe, redact
@@ -128,7 +129,7 @@ def _output(wishes: Wishes) -> str | None:
     if suffix not in _LIBRARIES or (output and not suffix):
         raise CommandError(f"-o {printable(output or '')}: accepted is a .html, .png or .svg file")
     drawing = ("plotly", "matplotlib") if wishes.publish else _LIBRARIES[suffix]
-    missing = [name for name in ("numpy", "scipy", *drawing) if not find_spec(name)]
+    missing = [name for name in ("numpy", *drawing) if not find_spec(name)]
     if missing:
         raise CommandError(f"{' and '.join(missing)} not installed: {_INSTALL}")
     for name in filter(None, (output, wishes.csv)):
@@ -140,7 +141,7 @@ def _output(wishes: Wishes) -> str | None:
 def _collect(
     sources: Sequence[str], wishes: Wishes, since: float | None, warn: Callable[[str], None]
 ) -> Collection:
-    with _progress() as progress:
+    with _progress(sources) as progress, asking(sources, warn):
         return collect(
             sources,
             since=since,
@@ -155,7 +156,7 @@ def _collect(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
+def _progress(sources: Sequence[str]) -> Iterator[Callable[[str, int, int | None], None]]:
     """Show a bar for each source, on the error output and only where that is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -163,11 +164,11 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
+        for source in map(redact, sources):  # before it answers, which may take long
+            name = escape(printable(source)[:60])
+            bars[source] = progress.add_task(f"reading {name}", total=None)
 
         def advance(source: str, done: int, total: int | None) -> None:
-            if source not in bars:
-                name = escape(printable(redact(source))[:60])
-                bars[source] = progress.add_task(f"reading {name}", total=None)
             progress.update(bars[source], completed=done, total=total)
 
         yield advance
@@ -237,19 +238,27 @@ def _write(path: str | None, write: Callable[[Path], object]) -> None:
 
 
 def _printed(drawn: Trend, found: Collection, written: Sequence[str]) -> list[str]:
+    once = ", each once" if len(drawn.sources) > 1 else ""
     return [
         headline(drawn.fit),
         *details(drawn.fit, drawn.frontier, include_estimated=drawn.include_estimated),
-        f"{counted(len(found.records), 'run')} read, {len(drawn.dots):,} on the chart",
+        f"{counted(_read(drawn, found), 'run')} read{once}, {len(drawn.dots):,} on the chart",
         *(f"left out: {printable(line)}" for line in left_out(drawn.left_out)),
         *(f"note: {printable(line)}" for line in drawn.notes),
         *(f"written: {printable(name)}" for name in written),
     ]
 
 
+def _read(drawn: Trend, found: Collection) -> int:
+    """Return how many runs there are: on the chart, left out with a reason or as asked for."""
+    runs = [count for why, count in drawn.left_out.items() if not why.startswith("source")]
+    return len(drawn.dots) + sum(runs) + found.filtered
+
+
 def _report(drawn: Trend, found: Collection) -> dict[str, Any]:
     fit = drawn.fit
     return {
+        "read": _read(drawn, found),
         "runs": len(found.records),
         "drawn": len(drawn.dots),
         "left_out": dict(drawn.left_out),

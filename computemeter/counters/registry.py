@@ -40,7 +40,8 @@ def register_formula(
     that is warned of once and the call is listed as uncounted; training goes on.
 
     Args:
-        op: `torch.ops.ns.name`, one of its overloads, or "ns::name", which need not exist yet.
+        op: `torch.ops.ns.name`, one of its overloads, or "ns::name", which need not exist yet;
+            where there is none when another operator goes uncounted, that is warned of once.
         fn: called after each counted call of the operator, with the call's own arguments and
             `out=` its result: `fn(*args, out=..., **kwargs)`. It returns the FLOPs as an int >= 0,
             or the two of them (model, recomputed), the second being what the kernel computes once

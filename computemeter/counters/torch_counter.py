@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from computemeter.counters.signature import signature
 from computemeter.counters.torch_breakdown import Owner, by_module
 from computemeter.counters.torch_graphs import ReplayWatch
 from computemeter.counters.torch_mode import CountingMode
+from computemeter.counters.torch_ops import misnamed_formulas
 from computemeter.counters.torch_tally import Tally
 from computemeter.devices import torch_device
 from computemeter.families import StepKey
@@ -29,7 +31,7 @@ class TorchCounter:
     Args:
         module: the model; where none is given, its parameters are those that counted steps touch.
         device: where the model trains; by default where the first counted contraction ran.
-        warn: takes one line when a formula fails.
+        warn: takes one line when a formula fails, or is for no operator.
     """
 
     recounts = True
@@ -51,6 +53,7 @@ class TorchCounter:
         self._replays = ReplayWatch()
         self._counts: tuple[int, int] | None = None
         self._owners: Mapping[Owner, int] = {}
+        self._misnamed: set[str] = set()
 
     def key(self, batch: Any, facts: Hashable) -> StepKey:
         """Name the step by what is known before it runs and decides how much work it is."""
@@ -100,7 +103,15 @@ class TorchCounter:
             return None
         if self._replays.replayed:
             return None
+        if tally.doubtful:
+            self._warn(
+                "a step showed products in its backward pass and, in its forward pass, only "
+                "operators that are not counted: work in other threads (DataParallel), if there "
+                "was any, is not counted either, as it cannot be seen"
+            )
         count = tally.count()
+        if count.uncounted_ops:
+            self._tell_misnamed()
         return count if count.model_flops or count.uncounted_ops else None
 
     def breakdown(self, module: nn.Module | None = None) -> dict[str, int]:
@@ -145,6 +156,20 @@ class TorchCounter:
 
     def _trained(self) -> tuple[bool, ...]:
         return tuple([p.requires_grad for ref in self._parameters if (p := ref()) is not None])
+
+    def _tell_misnamed(self) -> None:
+        """Warn, once, of users' formulas with no operator, where one lacks its formula.
+
+        Where all have theirs, such a formula is of an extension that this run does not use.
+        """
+        with suppress(Exception):  # a hint is not worth a count
+            for name, closest in misnamed_formulas(self._misnamed).items():
+                self._misnamed.add(name)
+                like = f"; the closest are {', '.join(closest)}" if closest else ""
+                self._warn(
+                    f"the formula registered for {name} is not used: PyTorch knows no operator of "
+                    f"that name{like}"
+                )
 
     def _learn(self, tally: Tally) -> None:
         self._device = self._device or tally.device

@@ -9,7 +9,9 @@ operators: never a silent zero.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from inspect import signature
 from typing import Literal
@@ -148,10 +150,14 @@ def classify() -> dict[str, OperatorClass]:
 
     Operators that exist only as others ("parts") are counted by those.
     """
+    return {name: _classify(name, overload) for name, overload in _first_overloads().items()}
+
+
+def _first_overloads() -> dict[str, str]:
     overloads: dict[str, str] = {}
     for overload in sorted(torch._C._dispatch_get_all_op_names()):
         overloads.setdefault(overload.partition(".")[0], overload)
-    return {name: _classify(name, overload) for name, overload in overloads.items()}
+    return overloads
 
 
 def _classify(name: str, overload: str) -> OperatorClass:
@@ -160,6 +166,25 @@ def _classify(name: str, overload: str) -> OperatorClass:
     if _is_composite(overload):
         return "parts"
     return "uncounted" if is_uncounted(name) else "zero"
+
+
+def misnamed_formulas(told: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return the users' formulas that no operator has, each with the names that come closest.
+
+    Only for now: an extension that is imported later may bring the operator.
+
+    Args:
+        told: names of formulas to leave out.
+    """
+    names = [name for name, formula in FORMULAS.items() if isinstance(formula, RegisteredFormula)]
+    lost = [name for name in names if name not in told and not _is_known(name)]
+    known = _first_overloads() if lost else ()
+    return {name: get_close_matches(name, known) for name in lost}
+
+
+def _is_known(name: str) -> bool:
+    # The formula of the plain operator is that of its in-place variant, which may stand alone.
+    return any(map(torch._C._jit_get_schemas_for_operator, (name, f"{name}_")))
 
 
 def is_uncounted(name: str) -> bool:

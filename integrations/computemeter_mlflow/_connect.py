@@ -10,7 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from computemeter.sinks import describe, redact
+from computemeter.sinks import describe, redact, root_of
 from computemeter.sources import SourceError
 
 _SECONDS_TO_ANSWER = 30
@@ -111,7 +111,7 @@ def ask_server(uri: str, endpoint: str = _QUESTION, **body: Any) -> dict[str, An
             timeout=_SECONDS_TO_ANSWER,
         )
     except Exception as error:  # noqa: BLE001 - whatever it is, there is no answer
-        raise NotNowError(f"{shown} does not answer: {describe(_root(error))}") from None
+        raise NotNowError(f"{shown} does not answer: {describe(root_of(error))}") from None
     status = answer.status_code
     if status in {401, 403}:
         raise SourceError(f"{shown} needs a login (it answered {status}): {_LOGIN}")
@@ -154,9 +154,3 @@ def _tables(url: Any) -> set[str]:
         return set(sqlalchemy.inspect(engine).get_table_names())
     finally:
         engine.dispose()
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return what it began with: "Connection refused" says more than three layers around it."""
-    cause = error.__cause__ or error.__context__
-    return error if cause is None else _root(cause)

@@ -55,7 +55,7 @@ def read_server(uri: str, maker: Maker, request: Request) -> list[RunRecord]:
     except SourceError as error:
         if not seen and not stamps:
             raise
-        request.skip(f"{error}: what it had not told until then is missing", 1)
+        request.skip(f"source that stopped: {error}: what it had not told until then is missing", 1)
     else:
         request.memory.completed(began, request.since)
     harvest.recall(stamps.keys() - seen)

@@ -152,7 +152,7 @@ def _online(uri: str, request: Request, warn: Warn) -> list[RunRecord]:
         except Exception as error:
             if not harvest.records:
                 raise
-            reason = f"{redact(uri)} stopped answering: {describe(error)}"
+            reason = f"source that stopped: {redact(uri)} answers no more: {describe(error)}"
             request.skip(f"{reason}: what it had not told until then is missing", 1)
         else:
             memory.completed(began, None)

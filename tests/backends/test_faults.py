@@ -74,17 +74,26 @@ MODULE = importlib.import_module(_module)
 OF_THE_BACKEND = [getattr(MODULE, name) for name in (_clock, _counter) if name]
 
 
+def own_methods(cls):
+    kinds = (property, staticmethod, classmethod)
+    return [
+        name
+        for name, value in vars(cls).items()
+        if not name.startswith("_") and (callable(value) or isinstance(value, kinds))
+    ]
+
+
 METERS = (Meter, RunMeter, StepMeter)
 # What lies deeper is the core's, and its faults are tried in tests/integrations too.
 DEEPER = [Journal, LedgerWriter, Tracker, StepBook]
 TARGETS = [
-    *((cls, name) for cls in (*METERS, *OF_THE_BACKEND) for name in public_methods(cls)),
+    *((cls, name) for cls in (*METERS, *OF_THE_BACKEND) for name in own_methods(cls)),
     *(
         pytest.param(cls, name, marks=pytest.mark.slow)
         for cls in DEEPER
-        for name in public_methods(cls)
+        for name in own_methods(cls)
     ),
-    *((ResumeFile, name) for name in ("_read", *public_methods(ResumeFile))),
+    *((ResumeFile, name) for name in ("_read", *own_methods(ResumeFile))),
     *((Fit, name) for name in ("__init__", "wrap", "_outermost")),
     *((MODULE.KerasModel, name) for name in ("__init__", "metered", "settle")),
     *((_callback, name) for name in ("_backup_among", "_callback_list", "_local_folder")),

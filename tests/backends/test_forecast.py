@@ -23,8 +23,9 @@ def model():
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    """Let a forecast rest on one step: these fits have few."""
+    """Let a forecast rest on one step, and be told of a second: these fits have few."""
     monkeypatch.setattr("computemeter.forecast._ENOUGH_STEPS", 1)
+    monkeypatch.setattr("computemeter.forecast._WORTH_SAYING", 0.0)
 
 
 class Asked(keras.callbacks.Callback):

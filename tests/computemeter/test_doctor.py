@@ -32,6 +32,7 @@ def lines_of(result):
 def no_files_of_the_developers(monkeypatch, tmp_path):
     monkeypatch.delenv("COMPUTEMETER_PEAKS", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # as it was, whatever is put into it
 
 
 @pytest.fixture
@@ -153,6 +154,46 @@ def test_devices_can_be_asked_for_without_torch():
         >= dict.fromkeys(["PyTorch", "JAX", "TensorFlow"], "not installed").items()
     )
     assert "device" not in report
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    """The working directory, with a module that registers a formula under a wrong name."""
+    from computemeter.counters.torch_formulas import FORMULAS
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kernels_of_mine.py").write_text("""
+import torch, computemeter
+torch.library.define("kernels_of_mine::blend", "(Tensor x) -> Tensor")
+computemeter.register_formula("kernels_of_mine::blent", lambda x, *, out: 1)
+""")
+    before = dict(FORMULAS)
+    yield
+    FORMULAS.clear()
+    FORMULAS.update(before)
+    sys.modules.pop("kernels_of_mine", None)
+
+
+def test_a_formula_for_no_operator_is_listed(in_folder):
+    lines = lines_of(invoke("--import", "kernels_of_mine", "--ops"))
+    assert "kernels_of_mine::blent (kernels_of_mine::blend)" in lines
+    assert "kernels_of_mine::blend uncounted" in lines
+    report = json.loads(invoke("--json").stdout)
+    assert report["misnamed_formulas"] == {"kernels_of_mine::blent": ["kernels_of_mine::blend"]}
+
+
+def test_without_formulas_of_ones_own_nothing_is_said_of_them(machine):
+    assert not any(line.startswith("formulas") for line in lines_of(invoke()))
+    assert json.loads(invoke("--json").stdout)["misnamed_formulas"] == {}
+
+
+def test_a_module_that_cannot_be_imported_is_told_in_one_line():
+    done = invoke("--import", "no_such_module")
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "computemeter: --import no_such_module: ModuleNotFoundError: No module named "
+        "'no_such_module'\n"
+    )
 
 
 @pytest.mark.parametrize("option", ["--measure", "--ops"])

@@ -179,6 +179,69 @@ def test_a_training_step_survives_it(caplog):
     assert len([line for line in warned if f"the formula of {NAME} failed" in line]) == 1
 
 
+def trained(*steps):
+    with Meter(ledger=None, trackers=None, verbose=0) as meter:
+        for step in steps:
+            with meter.step():
+                step()
+    return meter.summary()
+
+
+def told_of(name, summary):
+    return [line for line in summary.warnings if f"registered for {name} is not used" in line]
+
+
+def test_a_mistyped_name_is_told_of_once_where_an_operator_goes_uncounted():
+    register_formula("computemeter_formulas::projekt", project_flops)
+    summary = trained(*[lambda: project(X, W)] * 3)
+    assert summary.counted_steps > 1
+    (line,) = summary.warnings
+    assert line == (
+        "the formula registered for computemeter_formulas::projekt is not used: PyTorch knows no "
+        f"operator of that name; the closest are {NAME}"
+    )
+
+
+def test_formulas_of_an_extension_that_is_not_there_are_no_news_while_all_is_counted():
+    register_formula("an_extension::attention", project_flops)
+    register_formula(NAME, project_flops)
+    assert trained(lambda: project(X, W)).warnings == ()
+
+
+def test_an_operator_may_come_after_its_formula():
+    register_formula("computemeter_formulas::late", lambda x, *, out: 11)
+
+    def comes_late():
+        @torch.library.custom_op("computemeter_formulas::late", mutates_args=())
+        def late(x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        late(X)
+        project(X, W)
+
+    summary = trained(comes_late)
+    assert (summary.model_flops, summary.uncounted_ops) == (11, {NAME: 1})
+    assert summary.warnings == ()
+
+
+def test_a_formula_for_the_in_place_variant_alone_is_for_an_operator():
+    torch.library.define("computemeter_formulas::fill_", "(Tensor(a!) x) -> ()")
+    register_formula("computemeter_formulas::fill", lambda x, *, out: 1)
+    register_formula("computemeter_formulas::drain", lambda x, *, out: 1)
+    summary = trained(lambda: project(X, W))
+    assert told_of("computemeter_formulas::drain", summary)
+    assert not told_of("computemeter_formulas::fill", summary)
+
+
+def test_no_count_is_lost_where_the_names_cannot_be_looked_up(monkeypatch):
+    def fails(*_):
+        raise RuntimeError("injected")
+
+    monkeypatch.setattr("computemeter.counters.torch_counter.misnamed_formulas", fails)
+    summary = trained(lambda: project(X, W))
+    assert (summary.counted_steps, summary.uncounted_ops) == (1, {NAME: 1})
+
+
 def test_an_operator_without_a_tensor_does_not_cost_the_count():
     @torch.library.custom_op("computemeter_formulas::wait", mutates_args=())
     def wait(n: int) -> int:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from computemeter.cli import app
 from computemeter.commands import runs as module
+from computemeter.sources import records
 
 
 def invoke(*arguments):
@@ -173,9 +174,9 @@ def test_runs_are_filtered_as_those_of_a_trend_and_counted(folder):
 def test_tags_are_of_trackers(folder, monkeypatch):
     found = [
         replace(run, tags=tags)
-        for run, tags in zip(module.records([folder]), ({"a": "1"}, {"a": "2"}, {}), strict=True)
+        for run, tags in zip(records([folder]), ({"a": "1"}, {"a": "2"}, {}), strict=True)
     ]
-    monkeypatch.setattr(module, "records", lambda _sources, warn: found)
+    monkeypatch.setattr(module, "read", lambda _source, _request, warn: found)
     assert names("x", "--tag", "a") == ["fine", "dark"]
     assert names("x", "--tag", "a", "--tag", "a=2") == ["dark"]
     assert names("x", "--tag", "b") == []

@@ -25,7 +25,9 @@ class Endless(IterableDataset):
 @pytest.fixture
 def watched(small, monkeypatch):
     """Fit, and note at each logging step what was said to be left, and what came of it."""
-    monkeypatch.setattr("computemeter.forecast._ENOUGH_STEPS", 1)  # these fits are short
+    # These fits are short.
+    monkeypatch.setattr("computemeter.forecast._ENOUGH_STEPS", 1)
+    monkeypatch.setattr("computemeter.forecast._WORTH_SAYING", 0.0)
 
     class Fitted(small.pl.Callback):
         def __init__(self, **options):

@@ -12,6 +12,7 @@ from small_runs import BATCH, FLOPS_PER_EXAMPLE
 
 from computemeter.ledger import read_ledger
 from computemeter.lightning import ComputeMeter
+from computemeter_lightning._callback import _run_name
 from computemeter_mlflow import MLflowSink
 
 
@@ -24,7 +25,16 @@ def closed_port():
     return f"http://127.0.0.1:{port}"
 
 
-@pytest.mark.parametrize(("given", "name"), [({"run_name": "big"}, "big"), ({}, "digits")])
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"run_name": "big"}, "big"),
+        ({"tags": {"mlflow.runName": "tagged"}}, "tagged"),
+        ({"run_name": "big", "tags": {"mlflow.runName": "tagged"}}, "big"),
+        ({"tags": {"team": "audio"}}, "digits"),
+        ({}, "digits"),
+    ],
+)
 def test_the_ledger_has_the_name_that_people_know(small, given, name):
     store = f"sqlite:///{small.folder / 'mlflow.db'}"
     logger = small.pl.loggers.MLFlowLogger("digits", tracking_uri=store, **given)
@@ -32,6 +42,14 @@ def test_the_ledger_has_the_name_that_people_know(small, given, name):
     trainer.fit(small.Module(), small.data(BATCH))
     (file,) = (small.folder / "compute_ledger").glob("*.jsonl")
     assert read_ledger(file).header.name == name
+
+
+@pytest.mark.parametrize(("given", "name"), [({"name": "big"}, "big"), ({}, "speech")])
+def test_a_wandb_run_is_not_begun_for_the_sake_of_its_name(small, monkeypatch, given, name):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr(wandb, "init", None)
+    logger = small.pl.loggers.WandbLogger(project="speech", save_dir=small.folder, **given)
+    assert _run_name(logger) == name
 
 
 def test_one_value_for_each_key_and_step_in_the_store(small):

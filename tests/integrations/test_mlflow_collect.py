@@ -288,6 +288,7 @@ def test_of_a_server_that_stops_half_way_there_is_what_came_until_then(
     assert ids(found) == {"r1", "r2", "r3"}
     assert handler.asked == asked  # three times where that may help, and never for minutes
     (skipped,) = found.skipped
+    assert skipped.reason.startswith("source that stopped: http://")  # it is counted as no run
     assert why in skipped.reason
     assert "what it had not told until then is missing" in skipped.reason
     assert "s3cret" not in skipped.reason
