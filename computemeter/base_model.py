@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Self
 
 from computemeter.receipt import read_receipt
-from computemeter.receipt_match import lineage_in, receipt_of
+from computemeter.receipt_match import lineage_in, meter_state, receipt_of
 from computemeter.sinks import redact
 
+_NOT_SAID = "not all the work in its weights was metered"
 _CHECKPOINTS = {".bin", ".ckpt", ".h5", ".keras", ".pt", ".pth", ".safetensors"}
 
 
@@ -47,15 +48,17 @@ class BaseModel:
         exists = _exists(path)
         if not exists and (isinstance(given, Path) or _only_a_path(given)):
             raise ValueError("no such file or folder")
-        file, why = receipt_of(path) if exists else (None, "")
-        weights = lineage_in(path.expanduser()) if exists else None
-        if file is not None:
-            found = cls._from_receipt(file)
-            # Of a checkpoint from before the end it has the name and the hash, not the compute.
-            return found if weights is None else replace(found, flops=weights[1])
-        if weights is not None:
-            return cls(*weights)
+        state = meter_state(path.expanduser()) if exists else {}
+        file, why = receipt_of(path, state) if exists else (None, "")
+        weights = lineage_in(state)
         named = redact(str(given))
+        if weights is not None:
+            # Of a checkpoint from before the end a receipt has the name and the hash alone.
+            found = cls(weights[0]) if file is None else cls._from_receipt(file)
+            note = _note(named, _NOT_SAID) if weights[1] is None else ""
+            return replace(found, flops=weights[1], note=note)
+        if file is not None:
+            return cls._from_receipt(file)
         return cls(named, note=_note(named, why or _why_unknown(path)))
 
     @classmethod
@@ -71,8 +74,8 @@ class BaseModel:
         """
         if self.flops is not None and self.flops != flops:
             raise ValueError(
-                f"base_flops={flops} and the receipt of base_model={self.name!r} says "
-                f"{self.flops}: leave base_flops out"
+                f"base_flops={flops}, and its receipt or checkpoint says that "
+                f"base_model={self.name!r} took {self.flops}: leave base_flops out"
             )
         return replace(self, flops=flops, note="")
 

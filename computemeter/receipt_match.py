@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
-from typing import Any
-from zipfile import is_zipfile
+from typing import Any, Self
+from zipfile import ZipFile, is_zipfile
 
 from computemeter.ledger import FOLDER
 from computemeter.receipt import FILE_NAME, ComputeReceipt, ReceiptError, read_receipt
@@ -14,6 +16,8 @@ from computemeter.receipt import FILE_NAME, ComputeReceipt, ReceiptError, read_r
 _LEVELS_UP = 2
 _STATES = ("computemeter", "computemeter-site")
 """Under which the meter's state is in a Lightning checkpoint, among its callbacks' or beside."""
+_SHARDED = "meta.pt"
+"""What is not weights, in a checkpoint that Lightning writes as a folder (FSDP, ModelParallel)."""
 
 
 def find_receipt(path: str | Path) -> Path | None:
@@ -32,13 +36,14 @@ def find_receipt(path: str | Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def receipt_of(path: Path) -> tuple[Path | None, str]:
+def receipt_of(path: Path, state: Mapping[str, Any] | None = None) -> tuple[Path | None, str]:
     """Find the receipt of a model, and not that of another run.
 
     Args:
         path: see `find_receipt`. Of a folder with receipts it is the latest. For a checkpoint it is
             that of the run which the meter's state in it names; where none can be read from it, the
             only run's that left one there.
+        state: the meter's in the checkpoint; None to read it here, where it is asked for.
 
     Returns:
         The file, which may be damaged; or None and why there is none.
@@ -52,7 +57,8 @@ def receipt_of(path: Path) -> tuple[Path | None, str]:
     near = _receipts_in(file.parent)
     if file not in near:
         return file, ""  # it is damaged: to say so is better than to say nothing
-    if (run := run_in(start)) is not None:
+    run = (meter_state(start) if state is None else state).get("run")
+    if isinstance(run, str):
         own = _of_run(start, run)
         return own, "" if own else f"the {FILE_NAME} with it is of another run"
     if len({receipt.run for receipt in near.values()}) > 1:
@@ -60,42 +66,78 @@ def receipt_of(path: Path) -> tuple[Path | None, str]:
     return file, ""
 
 
-def run_in(checkpoint: Path) -> str | None:
-    """Read the run's id from a Lightning checkpoint; None where it does not say or is none."""
-    run = _state_in(checkpoint).get("run")
-    return run if isinstance(run, str) else None
-
-
-def lineage_in(checkpoint: Path) -> tuple[str, int] | None:
-    """Read whose weights a Lightning checkpoint holds, and the FLOP that made them, base included.
+def lineage_in(state: Mapping[str, Any]) -> tuple[str, int | None] | None:
+    """Say whose weights a Lightning checkpoint holds, and the FLOP that made them, base included.
 
     They may be fewer than the run's receipt says: those of a checkpoint from before its end, or of
-    a run that was killed. None where the meter's state does not say.
+    a run that was killed; and not known (None) where some of the work was not metered. None alone
+    where there is no meter's state in what is given.
     """
-    state = _state_in(checkpoint)
     run, flops, base = (state.get(name) for name in ("run", "run_flops", "base"))
     before = 0 if base is None else _mapping(base).get("flops")
-    if not (isinstance(run, str) and isinstance(flops, int) and isinstance(before, int)):
+    if not isinstance(run, str):
         return None
+    if not (isinstance(flops, int) and isinstance(before, int)):
+        return run, None
     return run, flops + before
 
 
-def _state_in(checkpoint: Path) -> Mapping[str, Any]:
-    """Read the meter's state; empty where there is none.
+def meter_state(checkpoint: Path) -> Mapping[str, Any]:
+    """Read the meter's state in a Lightning checkpoint; empty where there is none.
 
-    Only plain values are read, no code of the file's is run, and no weights are.
+    Only plain values are read, no code of the file's is run, and no weights are. Not by
+    `torch.load(..., weights_only=True)`, which refuses the whole file for one class, path or NumPy
+    number among its hyperparameters.
     """
-    if checkpoint.suffix != ".ckpt" or not checkpoint.is_file() or not is_zipfile(checkpoint):
+    file = checkpoint / _SHARDED if checkpoint.is_dir() else checkpoint
+    if checkpoint.suffix != ".ckpt" or not file.is_file() or not is_zipfile(file):
         return {}
     try:
-        import torch
-
-        content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)
+        with ZipFile(file) as archive:
+            about = next(each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
+            if not about.CRC:
+                del about.CRC  # left out by `torch.serialization.set_crc32_options(False)`
+            content = _Unpickler(BytesIO(archive.read(about))).load()
     except Exception:  # noqa: BLE001 - whatever it holds, it does not say whose it is
         return {}
     places = (_mapping(_mapping(content).get("callbacks")), _mapping(content))
     states = (_mapping(among.get(name)) for among in places for name in _STATES)
     return next((state for state in states if isinstance(state.get("run"), str)), {})
+
+
+class _Inert(dict[Any, Any]):
+    """Stands for whatever a pickle names, a class or a function, and for what that would make.
+
+    A dictionary, since an `OrderedDict` is one of those: of such a one the items are kept.
+    """
+
+    def __new__(cls, *_args: Any, **_named: Any) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: Any, **_named: Any) -> None:
+        super().__init__()
+
+    def __call__(self, *_args: Any, **_named: Any) -> Self:
+        return self
+
+    def __setstate__(self, _state: Any) -> None:
+        pass
+
+    def append(self, _value: Any) -> None:
+        pass
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes plain values, and something inert of all that takes code to make."""
+
+    def find_class(self, _module: str, _name: str, /) -> Any:
+        return _Inert
+
+    def persistent_load(self, _storage: Any, /) -> None:
+        """A tensor's data stay where they are."""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

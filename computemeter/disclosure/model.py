@@ -22,7 +22,7 @@ from computemeter.disclosure.totals import Disclosure, assemble
 from computemeter.estimate import flops_from_gpu_time, flops_from_parameters
 from computemeter.peak_files import reason
 from computemeter.receipt import read_receipt
-from computemeter.receipt_match import receipt_of
+from computemeter.receipt_match import lineage_in, meter_state, receipt_of
 from computemeter.sinks import redact
 from computemeter.units import SECONDS_PER_HOUR
 
@@ -186,8 +186,9 @@ def _base(table: _Table, folder: Path) -> Base:
     if table.has("flops"):
         raise table.error("give either flops or a receipt")
     place = folder / Path(table.text("receipt")).expanduser()
+    state = meter_state(place)
     try:
-        found, why = receipt_of(place)
+        found, why = receipt_of(place, state)
         if found is None:
             raise table.error(f"{place}: {why}")
         receipt = read_receipt(found)
@@ -196,9 +197,10 @@ def _base(table: _Table, folder: Path) -> Base:
             raise
         raise table.error(reason(problem)) from None
     name = table.text("name", optional=True) or receipt.name or receipt.run
+    weights = lineage_in(state)  # of a checkpoint: fewer than its run took in the end
     return Base(
         name=name,
-        flops=receipt.lineage_flops,
+        flops=receipt.lineage_flops if weights is None else weights[1],
         receipt=receipt.hash,
         source=table.text("source", optional=True) or str(found),
         error=error,

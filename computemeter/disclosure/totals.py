@@ -298,13 +298,17 @@ def _bases(
 
 
 def _entry_of(base: Base, entries: Sequence[Entry]) -> Entry | None:
-    """Find the entry that a base is: by its receipt, else by name and compute."""
+    """Find the entry that a base is: by the run's id, its receipt, else by name and compute."""
     for entry in entries:
         if not entry.counts or entry.origin == "manual":
             continue
+        # A run's id is the name of a base that was a checkpoint of it before its receipt was there.
+        if base.name and base.name == entry.run:
+            return entry
         if base.receipt and base.receipt == entry.receipt:
             return entry
-        named = bool(base.name) and base.name in {entry.name, entry.run}
+        # A tracker knows a base by its compute alone.
+        named = base.name in {entry.name, entry.run} if base.name else base.flops is not None
         if named and base.flops in {None, entry.lineage_flops}:
             return entry
     return None
@@ -319,10 +323,13 @@ def _same(one: Base, other: Base) -> bool:
 
 
 def _agreed(one: Base, other: Base) -> Base:
-    if None not in (one.flops, other.flops) and one.flops != other.flops:
+    flops = other.flops if one.flops is None else one.flops
+    if one.flops is not None and other.flops is not None and one.flops != other.flops:
+        if one.receipt and one.receipt == other.receipt:
+            # Checkpoints of one run: the work in the earlier is in the later.
+            return one if one.flops > other.flops else other
         raise DisclosureError(
             f"base model {one.name!r} has {one.flops} FLOP by {one.source or 'one account'} and "
             f"{other.flops} by {other.source or 'another'}"
         )
-    flops = other.flops if one.flops is None else one.flops
     return replace(one, flops=flops, receipt=one.receipt or other.receipt)

@@ -105,6 +105,9 @@ def test_gpu_time_stands_in_for_operations_that_are_not_known():
     [
         (Base(name="first", flops=10 * PF), True),  # by name and compute
         (Base(name="x", flops=10 * PF, receipt="sha256:1"), True),  # by its receipt
+        (Base(name="r", flops=5 * PF), True),  # by the run's id: its weights halfway
+        (Base(flops=10 * PF), True),  # by its compute, as a tracker knows it
+        (Base(flops=5 * PF), False),
         (Base(name="first", flops=99 * PF), False),  # another model of that name
         (Base(name="second", flops=10 * PF), False),  # the run's own name is not its base
     ],
@@ -123,6 +126,15 @@ def test_two_runs_from_one_base_count_it_once():
     assert found.base.flops == 7 * PF
     with pytest.raises(DisclosureError, match=r"base model 'b' has 1 FLOP by .* and 7"):
         made(entry(base=base), bases=[Base(name="b", flops=1)])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_checkpoints_of_one_base_count_as_the_later(order):
+    halfway, last = (Base(name="b", flops=each, receipt="sha256:1") for each in (4 * PF, 7 * PF))
+    starts = [entry(base=halfway), entry(run="s", segments=(), base=last)][::order]
+    found = made(*starts)
+    assert found.bases == (last,)
+    assert found.total.flops == (10 + 10 + 7) * PF
 
 
 @pytest.mark.parametrize(("flops", "above"), [(30 * PF, False), (30 * PF - 3, True)])

@@ -7,6 +7,7 @@ import pytest
 from disclosures import PF, entry, made, model, segment
 from ledgers import header, totals, write
 from markdown_it import MarkdownIt
+from parents import checkpoint, parent
 
 from computemeter.disclosure import DisclosureError
 from computemeter.disclosure.entries import Base
@@ -105,6 +106,14 @@ def test_a_wrong_file_is_one_clear_line(tmp_path, text, message):
         model(tmp_path, text)
     assert str(raised.value).startswith(f"{tmp_path / 'model.toml'}: ")
     assert "\n" not in str(raised.value)
+
+
+def test_a_base_that_is_a_checkpoint_counts_as_its_own_weights(tmp_path):
+    _, receipt = parent(tmp_path)  # 70 FLOP in the end
+    checkpoint(tmp_path / "early.ckpt", "8c2b", run_flops=50)
+    made = model(tmp_path, '[[base]]\nreceipt = "early.ckpt"')
+    [base] = made.bases
+    assert (base.name, base.flops, base.receipt) == ("small", 50, receipt.hash)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -1,12 +1,18 @@
 """What a fit goes on from, by the Trainer's own checkpoints."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from small_runs import BATCH, FLOPS_PER_EXAMPLE
 
 from computemeter.base_model import BaseModel
+from computemeter.disclosure.find import run_at
+from computemeter.disclosure.totals import assemble
 from computemeter.lightning import ComputeMeter
 from computemeter.receipt import read_receipt
+from computemeter.receipt_match import find_receipt
 
 STEP = BATCH * FLOPS_PER_EXAMPLE
 NOT_SAID = "the checkpoint does not say what compute went into it"
@@ -50,23 +56,57 @@ def test_work_before_the_meter_may_be_the_base_of_a_new_run(small):
     assert callback.summary().warnings == ()
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_base_is_what_its_checkpoint_holds_and_not_the_whole_run(small, killed):
-    """A new run starts from the weights after 3 steps of 6, which had a base of 1000 FLOP."""
-    folder = small.folder / "checkpoints"
+def halfway(small, *, killed, **options):
+    """Train a run of 6 steps in a folder of its own; return its checkpoint after 3."""
+
+    class Module(small.Module):
+        def __init__(self, optimizer, data, scale):
+            super().__init__()
+            self.save_hyperparameters()
+
+    folder = small.folder / "A" / "checkpoints"
     twice = small.pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1)
-    trainer = small.trainer(meter(base_flops=1000), twice, max_epochs=2, enable_checkpointing=True)
-    trainer.fit(small.Module(), small.data(3 * BATCH))
+    where = {"default_root_dir": folder.parent, "enable_checkpointing": True}
+    trainer = small.trainer(meter(**options), twice, max_epochs=2, **where)
+    trainer.fit(Module(torch.optim.Adam, Path("d"), np.float64(3)), small.data(3 * BATCH))
     receipt = folder / "compute_receipt.json"
-    assert read_receipt(receipt).lineage_flops == 6 * STEP + 1000
+    assert read_receipt(receipt).run_flops == 6 * STEP
     if killed:  # before it could write one
         receipt.unlink()
     (first,) = folder.glob("*step=3.ckpt")
+    return first
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_base_is_what_its_checkpoint_holds_and_not_the_whole_run(small, killed):
+    """A new run starts from the weights after 3 steps of 6, which had a base of 1000 FLOP."""
+    first = halfway(small, killed=killed, base_flops=1000)
     base = BaseModel.read(first)
     assert (base.flops, base.note) == (3 * STEP + 1000, "")
     tuned = meter(base_model=first)
     fit(small, tuned)
     assert compute(tuned) == (3 * STEP, 3 * STEP, 6 * STEP + 1000)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_and_one_from_its_middle_make_a_model_of_both(small, killed):
+    first = halfway(small, killed=killed)
+    fit(small, meter(base_model=first), default_root_dir=small.folder / "B")
+    whole = small.folder / "A" / ("compute_ledger" if killed else "checkpoints")
+    model = assemble("m", [run_at(whole), run_at(small.folder / "B" / "compute_ledger")])
+    assert (model.bases, model.total.flops) == ((), (6 + 3) * STEP)
+
+
+def test_a_base_that_went_on_without_the_meter_is_not_known(small, monkeypatch):
+    path = saved(small, meter())
+    assert BaseModel.read(path).flops == 3 * STEP
+    monkeypatch.setenv("COMPUTEMETER", "0")
+    path = saved(small, meter(), epochs=2, path=path)
+    monkeypatch.delenv("COMPUTEMETER")
+    base = BaseModel.read(path)
+    assert read_receipt(find_receipt(path)).hash == base.receipt  # which says 3 steps
+    assert base.flops is None
+    assert "2.ckpt': not all the work in its weights was metered; the lineage" in base.note
 
 
 def test_a_state_that_cannot_be_read_is_not_known(small):
