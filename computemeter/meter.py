@@ -223,12 +223,16 @@ class Meter(RunMeter):
         self.failures.call(self._journal.close, status, self._last, summary, reading, checkpoints)
 
     @same_random_numbers()
-    def print_summary(self) -> None:
-        """Print the table at the end, unless `verbose=0`."""
+    def print_summary(self, *, below: bool = False) -> None:
+        """Print the table at the end, unless `verbose=0`.
+
+        Args:
+            below: a progress bar may stand in the line.
+        """
         if self.options.verbose and self._place.writes:
             from computemeter.table import print_summary
 
-            print_summary(self.summary())
+            print_summary(self.summary(), below=below)
 
 
 def next_meter(last: Meter, options: Any, failures: Failures, *, same: bool) -> Meter:

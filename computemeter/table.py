@@ -42,9 +42,12 @@ def print_line(text: str, *, bar_is_open: bool = False) -> None:
     console.print(Text(printable(f"computemeter: {text}")), soft_wrap=True)
 
 
-def print_summary(summary: Summary) -> None:
-    """Print a summary to the terminal."""
-    _print(Console(), summary)
+def print_summary(summary: Summary, *, below: bool = False) -> None:
+    """Print a summary to the terminal, in lines of its own where a bar's line has no end yet."""
+    console = Console()
+    if below:
+        console.line()
+    _print(console, summary)
 
 
 def render(summary: Summary, width: int = 100) -> str:
@@ -117,7 +120,10 @@ def _whole_run(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _projected(summary: Summary) -> list[tuple[str, str]]:
-    return [("projected", projected(summary.projection))] if summary.projection else []
+    projection = summary.projection
+    if projection is None or not projection.was_said:
+        return []
+    return [("projected", projected(projection))]
 
 
 def _operations(summary: Summary) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from computemeter.records import Count
 from computemeter.sinks import describe
 
 T = TypeVar("T")
+Pass = Literal["forward", "backward"]
 
 
 class Tally:
@@ -49,12 +50,21 @@ class Tally:
         self._uncounted: Counter[str] = Counter()
         self._recomputed = self._causal = 0
         self._calls = self._bytes = 0
-        self._forward = self._backward = False
+        self._ran: set[Pass] = set()
+        self._contracted: set[Pass] = set()
 
     @property
     def one_sided(self) -> bool:
         """Whether arithmetic ran in a backward pass and none before it."""
-        return self._backward and not self._forward
+        return self._ran == {"backward"}
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether contractions ran in a backward pass alone, and other arithmetic before it.
+
+        That may be the whole forward pass, or a loss after a forward pass that was not seen.
+        """
+        return self._contracted == {"backward"} and "forward" in self._ran
 
     def wants(self, operator: Operator) -> bool:
         """Say whether a call of this operator adds anything."""
@@ -90,7 +100,7 @@ class Tally:
         self.meet((*args, *kwargs.values()))
         if not (operator.uncounted or operator.formula) or is_optimizer_work():
             return
-        self._note_pass()
+        self._ran.add(_pass())
         if operator.formula is None:
             self._uncounted[operator.name] += 1
             return
@@ -113,6 +123,7 @@ class Tally:
             if not isinstance(error, NoFormulaError):
                 self.unreadable[operator.name] = describe(error)
             return
+        self._contracted.add(_pass())
         self.device = self.device or tensors[0].device
         # Ragged batches have no shape to know them by.
         operands = [tensor for tensor in tensors if not tensor.is_nested]
@@ -129,11 +140,9 @@ class Tally:
         self._causal += flops.causal
         self.attribution.book(operands, flops.model)
 
-    def _note_pass(self) -> None:
-        if torch._C._current_graph_task_id() == -1:
-            self._forward = True
-        else:
-            self._backward = True
+
+def _pass() -> Pass:
+    return "forward" if torch._C._current_graph_task_id() == -1 else "backward"
 
 
 def flat(values: Iterable[Any], kind: type[T]) -> Iterator[T]:

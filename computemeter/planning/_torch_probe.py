@@ -79,7 +79,9 @@ class TorchTrial:
             self.model.train()
         self._batch, self._loss = job.batch, _moved_module(job.loss, self.device)
         self.optimizer = self.make_optimizer(job.optimizer)
-        self._new = self.optimizer is not None and not self.optimizer.state
+        # One of the user's own kind may keep nothing there.
+        known = isinstance(self.optimizer, torch.optim.Optimizer)
+        self._new = known and not self.optimizer.state
 
     def run(self, size: int, pace: Pace) -> None:
         """Train steps."""
@@ -163,8 +165,8 @@ class TorchTrial:
         groups = optimizer.param_groups
         if not any(id(each) in own for group in groups for each in group["params"]):
             raise ValueError("the optimizer updates none of the model's parameters")
-        for state in optimizer.state.values():
-            state.update({name: _moved(value, self.device) for name, value in state.items()})
+        for weight, state in list(optimizer.state.items()):
+            optimizer.state[weight] = _moved(state, self.device)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -179,7 +181,7 @@ def age(optimizer: torch.optim.Optimizer) -> None:
     on an Emerald Rapids, 1.9 ms for others): the steps would be slower than those of a real epoch.
     """
     for weight, state in optimizer.state.items():
-        for value in state.values():
+        for value in state.values() if isinstance(state, dict) else (state,):
             if (
                 isinstance(value, Tensor)
                 and value.shape == weight.shape

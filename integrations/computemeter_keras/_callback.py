@@ -102,13 +102,19 @@ class ComputeMeter(keras.callbacks.Callback):
     def add_flops(self, flops: int) -> None:
         """Add to the fit that runs what the meter cannot see, such as a kernel of your own.
 
+        While none is metered, they are in no total, and the meter warns.
+
         Args:
             flops: of the whole run, all processes; counted as model and hardware FLOPs.
 
         Raises:
             ValueError: `flops` is no whole number, or negative.
         """
-        self._meter.add_flops(flops)
+        check_count("flops", flops, least=0)
+        if self._fit is not None:
+            self._meter.add_flops(flops)
+        elif not self._meter.off:
+            self.failures.warn("add_flops while no fit is metered: these FLOPs are in no total")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's totals, for a checkpoint of your own."""

@@ -14,7 +14,7 @@ from computemeter.counters.torch_counter import TorchCounter
 from computemeter.failures import Failures, guarded
 from computemeter.journal import Place
 from computemeter.meter import Meter, next_meter
-from computemeter.options import Options, OptionValues
+from computemeter.options import Options, OptionValues, check_count
 from computemeter.patches import Patches, before
 from computemeter.ranks import torch_ranks
 from computemeter.records import Summary
@@ -32,6 +32,9 @@ _NO_TOTALS = (
     "the checkpoint does not say what compute went into it: this run's totals are not known; with "
     "base_flops= what came before is the base of a new run"
 )
+
+_MLFLOW_RUN_NAME = "mlflow.runName"
+"""The tag by which MLflow names a run."""
 
 # Lightning calls every hook of every callback that is callable: those that do nothing here are
 # set to None below, which keeps them off the user's step.
@@ -88,6 +91,7 @@ class ComputeMeter(Callback):
         self._restored: Carried | None = None
         self._loss = LossWindow()
         self._step: int | None = None
+        self._fitting = self._untold = False
 
     def summary(self) -> Summary:
         """Return the compute of the last fit so far, by both methods."""
@@ -100,13 +104,19 @@ class ComputeMeter(Callback):
     def add_flops(self, flops: int) -> None:
         """Add to the fit that runs what the meter cannot see, such as a kernel of your own.
 
+        While none is metered, they are in no total, and the meter warns.
+
         Args:
             flops: of the whole run, all processes; counted as model and hardware FLOPs.
 
         Raises:
             ValueError: `flops` is no whole number, or negative.
         """
-        self._meter.add_flops(flops)
+        check_count("flops", flops, least=0)
+        if self._fitting:
+            self._meter.add_flops(flops)
+        elif not self._meter.off:
+            self.failures.warn("add_flops while no fit is metered: these FLOPs are in no total")
 
     @property
     def state_key(self) -> str:
@@ -123,7 +133,7 @@ class ComputeMeter(Callback):
         same = self._trainer is not None and self._trainer() is trainer
         carried = self._carried_into(pl_module, same=same)
         self._restored, self._step, self._trainer = None, None, ref(trainer)
-        self._trained = ref(pl_module)
+        self._trained, self._fitting, self._untold = ref(pl_module), True, True
         self._meter = next_meter(self._meter, self._options, self.failures, same=same)
         self._meter.attach(
             TorchCounter(pl_module, trainer.strategy.root_device, warn=self.failures.warn),
@@ -156,15 +166,19 @@ class ComputeMeter(Callback):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Print the table, after the progress bar has gone."""
         self._end("finished")  # a fit with nothing left to do has no end of training
+        self._untold = False
         self._meter.print_summary()
 
     @guarded
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """End the segment of a fit that was cut short; after a Ctrl-C with its table."""
         stopped = isinstance(exception, KeyboardInterrupt)
+        untold, self._untold = self._untold, False
         self._end("interrupted" if stopped else "failed")
-        if stopped:  # Lightning leaves the process: no line after the fit is reached
-            self._meter.print_summary()
+        # Lightning leaves the process: no line after the fit is reached. A validation or a test by
+        # itself has no table.
+        if stopped and untold:
+            self._meter.print_summary(below=True)
 
     @guarded
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -210,6 +224,7 @@ class ComputeMeter(Callback):
         """Begin with a meter of its own."""
         self.__dict__.update(state)
         self._meter, self._patches = Meter(**self._options), Patches()
+        self._fitting = self._untold = False
 
     def _carried_into(self, pl_module: Any, *, same: bool) -> Carried | None:
         """Return what this fit goes on from: a checkpoint, or the same Trainer's last fit."""
@@ -223,6 +238,7 @@ class ComputeMeter(Callback):
         return before if known else replace(before, run_flops=0)
 
     def _end(self, status: str) -> None:
+        self._fitting = False
         self.failures.call(self._patches.remove)
         if self._trainer is not None:
             self._meter.close(status, self._step, self.failures.call(self._checkpoints))
@@ -299,12 +315,21 @@ def _place(trainer: Any) -> Place:
 
 
 def _run_name(logger: Any) -> str:
-    """Return what people call the run: trackers' loggers give the project, or its number."""
+    """Return what people call the run: trackers' loggers give the project, or its number.
+
+    As far as the logger knows it: nothing is asked for, and no run is begun.
+    """
+    known: tuple[Any, ...] = ()
     match sink_name_of(logger):
         case "mlflow":
-            name = getattr(logger, "_run_name", None) or getattr(logger, "_experiment_name", None)
+            tags = getattr(logger, "tags", None)
+            tag = tags.get(_MLFLOW_RUN_NAME) if isinstance(tags, Mapping) else None
+            known = (_own(logger, "_run_name"), tag, _own(logger, "_experiment_name"))
         case "wandb":
-            name = getattr(logger.experiment, "name", None)
-        case _:
-            name = None
-    return name if isinstance(name, str) else str(logger.name or "")
+            known = (_own(_own(logger, "_experiment"), "name"), _own(logger, "_name"))
+    names = (name for name in known if isinstance(name, str) and name)
+    return next(names, None) or str(logger.name or "")
+
+
+def _own(owner: Any, attribute: str) -> Any:
+    return getattr(owner, attribute, None)

@@ -205,6 +205,39 @@ def test_flops_that_the_user_adds(shared):
     with watching.training(shared):
         shared.train_on_batch(X, Y)
         watching.add_flops(1000)
+        with pytest.raises(ValueError, match="flops=-1"):
+            watching.add_flops(-1)
     assert watching.summary().model_flops == ROWS * PER_EXAMPLE + 1000
-    with pytest.raises(ValueError, match="flops=-1"):
-        watching.add_flops(-1)
+    fit(shared, callbacks=[watching, at("on_epoch_end", 0, lambda: watching.add_flops(1000))])
+    assert_counted(watching.summary(), ROWS * PER_EXAMPLE + 1000, 3, ROWS)
+
+
+def test_flops_that_are_added_outside_of_a_fit_are_in_no_total(shared):
+    def wrong():
+        with pytest.raises(ValueError, match="flops=-1"):
+            watching.add_flops(-1)
+
+    said = "add_flops while no fit is metered: these FLOPs are in no total"
+    watching = meter()
+    wrong()
+    watching.add_flops(5)
+    fit(shared, callbacks=[watching])
+    assert watching.summary().warnings == (said,)
+    wrong()
+    watching.add_flops(7)
+    assert watching.summary().warnings == (f"{said} (2 times)",)
+    assert watching.summary().model_flops == ROWS * PER_EXAMPLE
+    assert watching.state_dict()["run_flops"] == ROWS * PER_EXAMPLE
+
+
+@pytest.mark.parametrize(("first", "counted"), [("user", "end"), ("meter", "begin")])
+def test_a_callback_that_adds_flops_around_the_training(shared, first, counted):
+    """The meter's fit begins and ends at its place in the list; the other call is warned of."""
+    adding, watching = keras.callbacks.Callback(), meter()
+    adding.on_train_begin = lambda logs=None: watching.add_flops(1000)
+    adding.on_train_end = lambda logs=None: watching.add_flops(70)
+    fit(shared, callbacks=[adding, watching] if first == "user" else [watching, adding])
+    summary = watching.summary()
+    assert summary.model_flops == ROWS * PER_EXAMPLE + {"begin": 1000, "end": 70}[counted]
+    assert [each for each in summary.warnings if "in no total" not in each] == []
+    assert len(summary.warnings) == 1

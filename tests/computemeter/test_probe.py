@@ -154,6 +154,59 @@ def test_an_optimizer_may_be_made_for_the_copy(optimizer):
     assert result.flops_per_example == times * FLOPS_PER_EXAMPLE
 
 
+class Own:
+    """Is no optimizer of PyTorch's, and keeps nothing."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def zero_grad(self):
+        for each in self.weights:
+            each.grad = None
+
+    @torch.no_grad()
+    def step(self, closure):
+        with torch.enable_grad():
+            closure()
+        for each in self.weights:
+            each.sub_(0.01 * each.grad)
+
+
+class Momentum(torch.optim.Optimizer):
+    """Keeps one tensor of each weight, and no dictionary of them."""
+
+    def __init__(self, weights):
+        super().__init__(weights, {})
+
+    @torch.no_grad()
+    def step(self, closure):
+        with torch.enable_grad():
+            closure()
+        for each in self.param_groups[0]["params"]:
+            self.state[each] = each.grad + 0.9 * self.state.get(each, 0)
+            each.sub_(0.01 * self.state[each])
+
+
+@pytest.mark.parametrize("optimizer", [Own, Momentum])
+def test_an_optimizer_may_be_of_the_user_s_own_kind(optimizer):
+    loss = nn.functional.cross_entropy
+    result = probe(net(), data(), loss=loss, optimizer=optimizer, in_process=True)
+    assert len(result.measured) == 5
+    assert result.flops_per_example == FLOPS_PER_EXAMPLE
+
+
+def test_an_optimizer_of_the_user_s_own_kind_that_has_trained():
+    model, (x, y) = net(), data()
+    optimizer = Momentum(model.parameters())
+    optimizer.step(lambda: nn.functional.cross_entropy(model(x), y).backward())
+    kept = [each.clone() for each in optimizer.state.values()]
+    result = probe(
+        model, (x, y), loss=nn.functional.cross_entropy, optimizer=optimizer, in_process=True
+    )
+    assert len(result.measured) == 5
+    assert all(map(torch.equal, kept, optimizer.state.values()))
+
+
 def test_an_optimizer_of_another_model_is_refused():
     other = torch.optim.SGD(net().parameters())
     with pytest.raises(ProbeError, match="updates none of the model's parameters"):

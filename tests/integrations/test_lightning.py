@@ -179,9 +179,30 @@ def test_flops_that_the_user_adds_are_the_fits(small):
     assert callback.summary().model_flops == counted + 2 * 1000
     fit(small, callback, examples=2 * BATCH)
     assert callback.summary().model_flops == counted
-    with pytest.raises(ValueError, match="flops=-1"):
-        callback.add_flops(-1)
     assert_nothing_left(trainer)
+
+
+def test_flops_that_are_added_outside_of_a_fit_are_in_no_total(small):
+    class Kernel(small.Module):
+        def training_step(self, batch, batch_idx):
+            wrong()
+            return super().training_step(batch, batch_idx)
+
+    def wrong():
+        with pytest.raises(ValueError, match="flops=-1"):
+            callback.add_flops(-1)
+
+    said = "add_flops while no fit is metered: these FLOPs are in no total"
+    callback = meter()
+    wrong()
+    callback.add_flops(5)
+    fit(small, callback, examples=BATCH, module=Kernel())
+    assert callback.summary().warnings == (said,)
+    wrong()
+    callback.add_flops(7)
+    assert callback.summary().warnings == (f"{said} (2 times)",)
+    assert callback.summary().model_flops == BATCH * FLOPS_PER_EXAMPLE
+    assert callback.state_dict()["run_flops"] == BATCH * FLOPS_PER_EXAMPLE
 
 
 def test_layers_unfrozen_mid_run_change_the_count(small):

@@ -49,6 +49,7 @@ def test_ctrl_c(small, capsys):
     class Stopped(small.Module):
         def training_step(self, batch, batch_idx):
             if batch_idx == 2:
+                print("a bar", end="")  # noqa: T201 - as a bar that is not done leaves its line
                 raise KeyboardInterrupt
             return super().training_step(batch, batch_idx)
 
@@ -60,7 +61,43 @@ def test_ctrl_c(small, capsys):
     (file,) = (small.folder / "ledger").glob("*.jsonl")
     assert read_ledger(file).status == "interrupted"
     # Lightning leaves the process here: no line of the user's could print it any more.
-    assert "│ 2: " in capsys.readouterr().out.partition("│ steps ")[2].partition("\n")[0]
+    out = capsys.readouterr().out
+    assert "│ 2: " in out.partition("│ steps ")[2].partition("\n")[0]
+    assert out.partition("a bar")[2].lstrip(" ").startswith("\n")
+
+
+def test_ctrl_c_in_a_validation_by_itself_prints_no_table(small, capsys):
+    class Stopped(small.Module):
+        stops = True
+
+        def validation_step(self, batch, batch_idx):
+            if self.stops:
+                raise KeyboardInterrupt
+
+    module, data = Stopped(), small.data(BATCH)
+    trainer = small.trainer(meter(verbose=1))
+
+    def validate():
+        with pytest.raises(SystemExit):
+            trainer.validate(module, data)
+        return capsys.readouterr().out
+
+    assert "│ steps " not in validate()
+    module.stops = False
+    trainer.fit(module, data)
+    assert "│ steps " in capsys.readouterr().out
+    module.stops = True
+    assert "│ steps " not in validate()
+
+
+def test_ctrl_c_after_the_training_prints_the_table_of_the_fit_once(small, capsys):
+    class Stopped(small.Module):
+        def on_train_end(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        fit(small, meter(verbose=1), module=Stopped())
+    assert capsys.readouterr().out.count("│ steps ") == 1
 
 
 def test_a_users_own_patch_of_the_trainer_stays(small):

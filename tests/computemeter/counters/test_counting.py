@@ -1,6 +1,7 @@
 """Counting what others wrote, and everything that must not break."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -34,15 +35,43 @@ def test_a_custom_operator_runs_and_is_listed(twice):
     assert count.model_flops == 0
 
 
-def test_a_step_of_nothing_but_an_operator_without_a_formula_names_it():
-    """Its backward pass does count products, and is no sign of a forward pass that was missed."""
-    weight = torch.randn(6, 4, requires_grad=True)
-    with Meter(verbose=0) as meter, meter.step():
-        torch.linalg.svdvals(weight).sum().backward()
+def elsewhere(function, *args):
+    """Run it in another thread, as `DataParallel` runs its copies."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_a_step_that_shows_products_in_its_backward_pass_alone_is_counted_and_said(unseen):
+    """Its forward pass may be an operator without a formula, or have run where it is not seen."""
+    layer, weight = nn.Linear(4, 4, bias=False), torch.randn(6, 4, requires_grad=True)
+    with Meter(verbose=0, ledger=None) as meter, meter.step():
+        out = elsewhere(layer, weight) if unseen else weight
+        torch.linalg.svdvals(out).sum().backward()
     summary = meter.summary()
     assert summary.uncounted_ops == {"aten::_linalg_svd": 1}
-    assert summary.model_flops > 0
-    assert summary.warnings == ()
+    # The gradient of its values is U diag(g) V: 6x4 by 4x4. That of the layer, of both sides: twice
+    # the same.
+    assert summary.model_flops == 2 * 6 * 4 * 4 * (3 if unseen else 1)
+    (said,) = summary.warnings
+    assert "work in other threads (DataParallel), if there was any, is not counted either" in said
+
+
+def test_a_step_of_which_nothing_but_the_backward_pass_is_seen_is_unknown():
+    layer, x = nn.Linear(4, 4), torch.randn(6, 4)
+    with Meter(verbose=0, ledger=None) as meter, meter.step():
+        elsewhere(layer, x).sum().backward()
+    summary = meter.summary()
+    assert summary.model_flops is None
+    assert any("a backward pass and no forward pass" in each for each in summary.warnings)
+
+
+def test_products_in_both_passes_beside_an_operator_without_a_formula_are_no_news():
+    layer, x = nn.Linear(4, 4), torch.randn(6, 4)
+    with Meter(verbose=0, ledger=None) as meter, meter.step():
+        torch.linalg.svdvals(layer(x)).sum().backward()
+    assert meter.summary().uncounted_ops == {"aten::_linalg_svd": 1}
+    assert meter.summary().warnings == ()
 
 
 def test_a_custom_autograd_function_is_counted_by_its_parts():
