@@ -71,6 +71,9 @@ _NO_CONTRACTION = re.compile(
 )
 
 
+_ALIKE = 0.8
+"""Of difflib's ratio; by its own 0.6 all names of one long namespace are alike."""
+
 # They run the functions they are given, in eager mode, and do nothing else.
 _CONTROL_FLOW = frozenset({"cond", "map_impl", "scan", "while_loop"})
 
@@ -179,7 +182,7 @@ def misnamed_formulas(told: Collection[str] = ()) -> dict[str, list[str]]:
     names = [name for name, formula in FORMULAS.items() if isinstance(formula, RegisteredFormula)]
     lost = [name for name in names if name not in told and not _is_known(name)]
     known = _first_overloads() if lost else ()
-    return {name: get_close_matches(name, known) for name in lost}
+    return {name: get_close_matches(name, known, cutoff=_ALIKE) for name in lost}
 
 
 def _is_known(name: str) -> bool:
