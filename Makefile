@@ -1,9 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or later and nothing else; both may be run again.
 PYTHON ?= python3
 BIN := .venv/bin
-# Not compiled ahead: most files of these packages are never imported.
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile \
-	-c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
 
 .PHONY: help demo test slow lint types format dist bench docs clean
 
