@@ -85,6 +85,7 @@ class Environment:
             HOME=str(self.folder),
             PYTHONPATH="",
             PYTHONWARNINGS="ignore",  # torch's own, where there is no numpy
+            PYTHONDONTWRITEBYTECODE="",  # installed uncompiled, and started many times
             OMP_NUM_THREADS="1",
             KERAS_BACKEND="jax",
             WANDB_MODE="offline",
