@@ -112,7 +112,7 @@ def kill_again_and_again(folder, seconds, save_freq="epoch", first="backup"):
 
 def test_killed_at_any_instant(tmp_path):
     choose = random.Random(keras.backend.backend())
-    kill_again_and_again(tmp_path, [choose.uniform(0, 0.3) for _ in range(4)])
+    kill_again_and_again(tmp_path, [choose.uniform(0, 0.3) for _ in range(2)])
 
 
 @pytest.mark.slow

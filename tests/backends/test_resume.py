@@ -107,7 +107,7 @@ job.launch(Crash(*eval(sys.argv[4]), how=lambda: os.kill(os.getpid(), signal.SIG
         # The ledger was last written before the backup of step 9.
         (3, CRASH, 9 + 8, 9 + 8),
         # Before the first backup and logging step: nothing but that it is the same run.
-        ("epoch", (0, 1), 16, 16),
+        pytest.param("epoch", (0, 1), 16, 16, marks=pytest.mark.slow),
     ],
 )
 def test_a_fit_that_was_killed_is_resumed(tmp_path, save_freq, crash, run, spent):
