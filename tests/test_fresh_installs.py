@@ -19,11 +19,11 @@ pytestmark = pytest.mark.slow
 BRINGS = {
     "": set(),
     "torch": {"torch"},
-    "lightning": {"torch", "lightning"},
-    "keras": {"keras"},
-    "mlflow": {"mlflow", "trend"},
+    "lightning": {"torch", "lightning", "numpy"},
+    "keras": {"keras", "numpy"},
+    "mlflow": {"mlflow", "trend", "numpy"},
     "nvidia": {"nvidia"},
-    "trend": {"trend"},
+    "trend": {"trend", "numpy"},
     "wandb": {"wandb"},
 }
 
@@ -118,7 +118,7 @@ COMMANDS = {
     "push compute_ledger --to wandb://me/digits": ["wandb"],
     "trend compute_ledger -o page.html": ["trend"],
     "trend compute_ledger -o page.png": ["trend"],
-    "trend compute_ledger --json": ["trend"],
+    "trend compute_ledger --json": ["numpy"],  # it draws nothing
     "trend compute_ledger --publish --to sqlite:///none.db": ["trend", "mlflow"],
     "trend compute_ledger --publish --to wandb://me/digits": ["trend", "wandb"],
     "plan --operations 1e9 --samples 1M --batch 256 --device A100 --plot plan.png": ["trend"],
@@ -168,10 +168,11 @@ print(json.dumps(said))
 
 def closed(doors, fresh):
     """Name the doors that an environment cannot open, each with the extra that would open it."""
+    offers = {"numpy": "trend"}
     missing = {
         door: [each for each in need if each not in fresh.has] for door, need in doors.items()
     }
-    return {door: extras[0] for door, extras in missing.items() if extras}
+    return {door: offers.get(each[0], each[0]) for door, each in missing.items() if each}
 
 
 def test_the_wheel_is_what_is_imported_and_its_version_is_told(fresh):
