@@ -28,3 +28,9 @@ def no_mode_is_left():
 @pytest.fixture
 def hands():
     return Hands()
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Keep what trackers tell out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -6,99 +6,19 @@ from html.parser import HTMLParser
 
 import pytest
 from markdown_it import MarkdownIt
-from typer.testing import CliRunner
+from reports import TOTALS, invoke, receipt, refused, write_ledger
 
-from computemeter.cli import app
 from computemeter.disclosure.card import card, escape
-from computemeter.ledger import LedgerHeader
 from computemeter.ledger_runs import records_from_ledgers
-from computemeter.ledger_writer import LedgerWriter
-from computemeter.receipt import ComputeReceipt, write_receipt
+from computemeter.receipt import write_receipt
 
-VALUES = {
-    "created": 1773480720.0,  # 2026-03-14, 09:32 UTC
-    "run": "8c2b",
-    "segments": ("a", "b"),
-    "name": "small",
-    "status": "finished",
-    "steps": 1500,
-    "run_flops": 864 * 10**17,
-    "spent_flops": 1296 * 10**17,
-    "lineage_flops": 1728 * 10**17,
-    "model_flops": 1296 * 10**17,
-    "gpu_time_flops": 2592 * 10**17,
-    "ratio": 2.0,
-    "verdict": "warn",
-    "cause": "low_utilization",
-    "diagnosis": "the methods differ 2x",
-    "device_hours": 4.5,
-    "device_name": "NVIDIA H100 80GB HBM3",
-    "device_count": 8,
-    "peak_flops": 989.4e12,
-    "assumed_utilization": 0.33,
-    "precision": "bf16",
-    "uncounted_ops": {"aten::mv": 20},
-    "base_model": "llama",
-    "base_flops": 864 * 10**17,
-    "parents": ("sha256:ab",),
-    "project": "speech",
-    "energy_joules": 1.134e8,
-    "version": "0.1.0",
-}
-TOTALS = {
-    "steps": 10,
-    "model_flops": 100,
-    "gpu_time_flops": 300,
-    "training_seconds": 1800.0,
-    "device_seconds": 3600.0,
-    "run_flops": 100,
-    "spent_flops": 100,
-    "lineage_flops": 100,
-    "verdict": "alarm",
-    "cause": "count_suspect",
-    "mfu": 0.1,
-    "peak_flops": 1e12,
-    "assumed_utilization": 0.5,
-}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(app, ["report", *map(str, arguments)], prog_name="computemeter")
-
-
-def receipt(**changes):
-    return ComputeReceipt(**{**VALUES, **changes})
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def rows(text):
     """Read the table of a card: name -> text."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return dict(line.removeprefix("| ").removesuffix(" |").split(" | ", 1) for line in lines[1:])
-
-
-def write_ledger(folder, segment, *, run="r", ended=True, header=None, metrics=None, **totals):
-    """Write a segment with one progress record."""
-    facts = {"device_name": "Z9", "device_count": 2, "name": "small", **(header or {})}
-    writer = LedgerWriter.open(folder, LedgerHeader(segment=segment, run=run, started=1.0, **facts))
-    with writer:
-        writer.event("verdict", 2.0, verdict="alarm", cause="count_suspect", diagnosis="3x apart")
-        writer.progress(10, 5.0, {**TOTALS, **totals}, metrics or {})
-        if ended:
-            writer.end("finished", 6.0, {"precision": "bf16", "uncounted_ops": {"aten::mv": 2}})
-    return writer.path
-
-
-def refused(*arguments):
-    result = invoke(*arguments)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("computemeter: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr
 
 
 # The card.
@@ -351,64 +271,6 @@ def test_a_run_in_a_real_mlflow_database(tmp_path):
     assert made["errors"]["own"]["within"] is None  # no tracker says how steps were counted
     message = refused("small", "--source", uri)
     assert f"'small' is the name of 1 run: give the id, such as {run.info.run_id}" in message
-
-
-# Bad input.
-
-
-def test_options_that_do_not_go_together(tmp_path):
-    assert "name either a run or a --model" in refused()
-    assert "name either a run or a --model" in refused("a", "--model", "b")
-    assert "--source and --planned-steps are of a run" in refused("--model", "b", "--source", "c")
-    for given in (("--card",), ("--card", "a", "--source", "b"), ("--format", "xml", "a")):
-        assert invoke(*given).exit_code == 2
-
-
-def test_a_run_that_is_not_there(tmp_path):
-    write_ledger(tmp_path, "a")
-    assert "no run has the id 'x'; 1 run, such as r" in refused("x", "--source", tmp_path)
-    assert "no such file or folder" in refused("x", "--source", tmp_path / "none")
-
-
-def test_a_run_that_claims_more_than_its_devices_can_do(tmp_path):
-    # 3600 device-seconds at 1e12 FLOP/s are 3.6e15 FLOP.
-    path = write_ledger(tmp_path, "a", model_flops=72 * 10**14)
-    assert "small claims 2x what its devices can do" in refused(path)
-
-
-def test_nothing_there(tmp_path):
-    assert refused(tmp_path / "none").endswith("none: No such file or directory\n")
-    assert "there is no compute_receipt.json with it, and no ledger is there" in refused(tmp_path)
-    (tmp_path / "model.bin").touch()
-    said = refused(tmp_path / "model.bin", "--json")
-    assert "model.bin: there is no compute_receipt.json" in said
-
-
-def test_a_damaged_receipt(tmp_path):
-    path = write_receipt(tmp_path, receipt())
-    path.write_text(path.read_text()[:-9])
-    assert f"{path}: cut short" in refused(tmp_path)
-
-
-def test_a_damaged_ledger(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_text("{}")
-    assert f"{path}: no header" in refused(path)
-    path = write_ledger(tmp_path, "b", header={"device_count": "two"})
-    assert f"{path}: device_count is 'two', where a whole number" in refused(path, "--card")
-
-
-def test_ledgers_of_several_runs(tmp_path):
-    write_ledger(tmp_path, "a")
-    write_ledger(tmp_path, "b", run="other")
-    assert (
-        f"ledgers of 2 runs are there; name one of them, or give a run's id and --source {tmp_path}"
-        in refused(tmp_path)
-    )
-
-
-def test_credentials_are_not_repeated():
-    assert "s3cret" not in refused("http://ann:s3cret@host:5000")
 
 
 def test_help_shows_an_example():
